@@ -1,0 +1,47 @@
+# Everything a person would do here. Each target makes the virtual environment it needs.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint types contracts check format clean
+
+help:  ## list every target
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+$(VENV)/.run: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+demo: $(VENV)/.run  ## an agent run through the gateway, traced; no key, no network
+	@$(BIN)/sidestream demo
+
+serve: $(VENV)/.run  ## run the gateway with its defaults
+	@$(BIN)/sidestream serve
+
+test: $(VENV)/.dev  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## static types
+	@$(BIN)/mypy
+
+contracts: $(VENV)/.dev  ## imports point downward only
+	@$(BIN)/lint-imports
+
+check: lint types contracts test  ## what CI runs: lint, types, contracts, test
+
+format: $(VENV)/.dev  ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and caches
+	@rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,89 @@
+"""Everything sidestream raises, as one tree.
+
+::
+
+    SidestreamError
+    ├── ConfigError            the configuration cannot work: every problem with its path
+    ├── GatewayError           an answer of our own (4xx/5xx) instead of the provider's
+    ├── RelayError             the transport of an exchange ended badly
+    │   ├── UpstreamFailed     the provider's side broke
+    │   ├── TimedOut           one of the idle limits passed
+    │   └── ClientDisconnected the client's side went away
+    └── DeliveryError          a sink could not deliver a trace
+        ├── Retryable          ... now; later it may
+        └── Undeliverable      ... ever
+
+Messages name what was wrong, where, and what to do. They never hold a secret or raw input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SidestreamError(Exception):
+    """Base of everything sidestream raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration: `path` (``middlewares[1].stream_tee.limit``) and what to do about it."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(SidestreamError):
+    """The configuration cannot work. `problems` has everything found, not only the first."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class GatewayError(SidestreamError):
+    """Answer this exchange ourselves: HTTP `status`, a stable `code` for ``x-sidestream-error``, and a message.
+
+    A middleware raises it before the response has begun; the client gets it in the provider's error shape.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class RelayError(SidestreamError):
+    """The transport of an exchange ended badly after its response had begun."""
+
+
+class UpstreamFailed(RelayError):
+    """The provider's side broke: refused, reset, cut short, or not HTTP."""
+
+
+class TimedOut(RelayError):
+    """One of the idle limits (``upstreams.*.first_byte``, ``idle``, ``write``) passed."""
+
+
+class ClientDisconnected(RelayError):
+    """The client's side went away before the last byte."""
+
+
+class DeliveryError(SidestreamError):
+    """A sink could not deliver a trace."""
+
+
+class Retryable(DeliveryError):
+    """Not now. `after` is the least number of seconds to wait, where the destination said so."""
+
+    def __init__(self, message: str, *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Undeliverable(DeliveryError):
+    """Never: the destination refuses this trace for good."""

@@ -1,0 +1,1 @@
+"""The LLM APIs sidestream can read, sans-IO: bytes in, facts out."""

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: its streams, its messages, its errors."""

@@ -1,0 +1,1 @@
+"""The destinations of traces that come with sidestream, one file per YAML name."""

@@ -1,0 +1,50 @@
+"""One captured exchange as plain bytes and facts: what the data plane hands to the trace plane.
+
+It holds what was on the wire after `auth_split`, and nothing that was understood from it. Headers are an allow-list, so
+no credential can be among them; the query string is left out for the same reason.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A captured exchange.
+
+    `request_body` and `response_body` are the bodies' bytes as they were on the wire (still compressed, if they were), up
+    to the captures' limits. All times are seconds.
+    """
+
+    id: str
+    dataset: str
+    provider: str
+    method: str
+    path: str
+    """The provider's own path, as the client sent it: ``/v1/messages``."""
+    request_headers: dict[str, str]
+    """Lower-case names; of an allow-list only."""
+    request_body: bytes
+    request_truncated: bool = False
+    """The capture's limit was reached; the relay sent on the rest all the same."""
+    request_complete: bool = True
+    """False when the upstream answered, or the exchange ended, before the whole request had been sent."""
+    status: int | None = None
+    """The upstream's status; None when it never answered."""
+    response_headers: dict[str, str] = msgspec.field(default_factory=dict)
+    response_body: bytes = b""
+    response_truncated: bool = False
+    outcome: str
+    """How the transport ended: one of `sidestream.wire.exchange.Outcome`."""
+    error: str | None = None
+    """What went wrong with the transport, in words of ours; never raw input."""
+    started_at: float
+    """When the request's head arrived, Unix time."""
+    time_to_first_byte: float | None = None
+    """From then to the response's head; None when there was none."""
+    duration: float
+    """From then to the end of the exchange."""
+    end_verifiable: bool = True
+    """False when only the connection's end marked the body's end, so that a cut looks like an end."""
+    exact: bool = True
+    """False when a header could not be carried and was left out."""

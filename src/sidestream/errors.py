@@ -8,7 +8,8 @@
     ├── RelayError             the transport of an exchange ended badly
     │   ├── UpstreamFailed     the provider's side broke
     │   ├── TimedOut           one of the idle limits passed
-    │   └── ClientDisconnected the client's side went away
+    │   ├── ClientDisconnected the client's side went away
+    │   └── ShutDown           the gateway itself ended
     └── DeliveryError          a sink could not deliver a trace
         ├── Retryable          ... now; later it may
         └── Undeliverable      ... ever
@@ -58,7 +59,7 @@ class GatewayError(SidestreamError):
 
 
 class RelayError(SidestreamError):
-    """The transport of an exchange ended badly after its response had begun."""
+    """The transport of an exchange ended badly."""
 
 
 class UpstreamFailed(RelayError):
@@ -71,6 +72,10 @@ class TimedOut(RelayError):
 
 class ClientDisconnected(RelayError):
     """The client's side went away before the last byte."""
+
+
+class ShutDown(RelayError):
+    """The gateway shut down before the last byte."""
 
 
 class DeliveryError(SidestreamError):

@@ -6,11 +6,11 @@ A plugin's options are the keyword-only parameters of its constructor; YAML give
 
 from __future__ import annotations
 
-import math
 import re
+from decimal import Decimal
 from typing import Self
 
-_NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
+_NUMBER = r"\s*([0-9]{1,30}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(B|kB|KB|KiB|MB|MiB|GB|GiB)?\s*")
 _DURATION = re.compile(_NUMBER + r"(ms|s|m|h|d)?\s*")
 _BYTES = {
@@ -24,7 +24,16 @@ _BYTES = {
     "GB": 1000**3,
     "GiB": 1 << 30,
 }
-_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {
+    None: Decimal(1),
+    "ms": Decimal("0.001"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
+_LONGEST = 1_000_000_000
+"""About thirty years; a longer duration is a mistake, and infinity none at all."""
 
 
 class Size(int):
@@ -36,7 +45,7 @@ class Size(int):
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(value)
         if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-            return cls(round(float(match[1]) * _BYTES[match[2]]))
+            return cls(Decimal(match[1]) * _BYTES[match[2]])
         raise ValueError("expected a size such as 32MiB, 500kB or a number of bytes")
 
     def __str__(self) -> str:
@@ -47,22 +56,24 @@ class Size(int):
 
 
 class Duration(float):
-    """A number of seconds, zero or more."""
+    """A number of seconds, zero or more; thirty years at most."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
         """Read ``20s``, ``500ms``, ``15m`` or a number of seconds; `ValueError` says what would be right."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-            return cls(value)
-        if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-            return cls(float(match[1]) * _SECONDS[match[2]])
+        seconds: float | Decimal = -1
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = value
+        elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+            seconds = Decimal(match[1]) * _SECONDS[match[2]]
+        if 0 <= seconds <= _LONGEST:
+            return cls(seconds)
         raise ValueError("expected a duration such as 20s, 500ms, 15m or a number of seconds")
 
     def __str__(self) -> str:
-        seconds = float(self)
-        if seconds and seconds < 1:
-            return f"{seconds * 1000:g}ms"
-        return f"{seconds:g}s"
+        if 0 < self < 1 and (self * 1000).is_integer():
+            return f"{self * 1000:.0f}ms"
+        return f"{Decimal(repr(float(self))):f}".removesuffix(".0") + "s"
 
 
 class Secret:

@@ -1,8 +1,8 @@
 """What a provider module tells the rest of sidestream about one LLM API.
 
 A provider is sans-IO: bytes in, facts out. The data plane asks it for names (which headers hold the key, what an error
-looks like); the trace plane gives it the two bodies of an exchange and gets messages back. Nothing a client or a provider
-sent may make it raise.
+looks like); the trace plane gives it the two bodies of an exchange and gets messages back. Nothing a client or a
+provider sent may make it raise.
 """
 
 from __future__ import annotations

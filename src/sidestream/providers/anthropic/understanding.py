@@ -1,0 +1,108 @@
+"""One exchange with the Messages API, read: request and answer in, trace messages and facts out."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidestream.providers import sse
+from sidestream.providers.anthropic.assembler import Assembled, Assembler
+from sidestream.providers.anthropic.converter import Conversion
+from sidestream.providers.anthropic.errors import read_error
+from sidestream.providers.base import Understood
+from sidestream.providers.cut_json import parse_cut
+from sidestream.providers.extras import Extras
+from sidestream.providers.jsons import UNREADABLE, clean, parse
+
+_NOTHING: Final = Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={})
+_FIELDS: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
+
+
+def understand(*, request: bytes, response: bytes, content_type: str, status: int | None) -> Understood:
+    """Read an exchange; both bodies decoded, possibly cut anywhere. Never raises."""
+    asked, trouble = _read_object(request)
+    answered = _read_answer(response, content_type, failed=status is not None and status >= 400)
+    message = answered.message
+    conversion = Conversion()
+    conversion.add_request(asked)
+    if message is not None:
+        conversion.add_answer(message, answered.raw_inputs)
+    extras = dict(answered.extras)
+    if trouble:
+        extras["request"] = trouble
+    if conversion.unknown:
+        extras["unknown_blocks"] = conversion.unknown
+    facts = message or {}
+    return Understood(
+        messages=conversion.messages,
+        message_complete=answered.complete,
+        id=_text(facts.get("id")),
+        model=_text(facts.get("model")) or _text(asked.get("model")),
+        stop_reason=_text(facts.get("stop_reason")),
+        usage=_object(facts.get("usage")),
+        error=answered.error,
+        extras=extras,
+    )
+
+
+def _read_object(body: bytes) -> tuple[dict[str, Any], str | None]:
+    """A body's JSON object and, where it is not simply that, a word why: ``empty``, ``cut`` or ``unreadable``."""
+    if not body:
+        return {}, "empty"
+    value, trouble = parse(body), None
+    if value is UNREADABLE:
+        value, trouble = parse_cut(body.decode("utf-8-sig", "replace"), keep_strings=True), "cut"
+    return (clean(value), trouble) if isinstance(value, dict) else ({}, "unreadable")
+
+
+def _read_answer(body: bytes, content_type: str, *, failed: bool) -> Assembled:
+    if not body:
+        return _NOTHING
+    if _is_stream(body, content_type):
+        told = _assemble(body)
+        return Assembled(
+            message=None if failed else clean(told.message),
+            complete=told.complete and not failed,
+            error=clean(told.error),
+            raw_inputs=told.raw_inputs,
+            extras=clean(told.extras),
+        )
+    value, trouble = _read_object(body)
+    if failed or value.get("type") == "error":
+        return _read_error(value, body)
+    if "content" not in value and value.get("type") != "message":
+        trouble = trouble or "no_message"
+        return Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={"response": trouble})
+    extras = {"response": trouble} if trouble else {}
+    return Assembled(message=value, complete=not trouble, error=None, raw_inputs={}, extras=extras)
+
+
+def _read_error(value: dict[str, Any], body: bytes) -> Assembled:
+    extras = Extras()
+    if value.keys() > {"type", "error"}:
+        extras.keep("errors", value, len(body))
+    error = read_error(value or UNREADABLE, body.decode("utf-8", "replace"))
+    return Assembled(message=None, complete=False, error=error, raw_inputs={}, extras=extras.facts())
+
+
+def _assemble(body: bytes) -> Assembled:
+    decoder, assembler = sse.Decoder(), Assembler()
+    for event in decoder.feed(body):
+        assembler.feed(event)
+    assembler.finish(decoder.finish())
+    return assembler.result()
+
+
+def _is_stream(body: bytes, content_type: str) -> bool:
+    """Whether an answer is an event stream: by its first bytes where these say it, otherwise by its content type."""
+    start = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"{"):
+        return False
+    return start.startswith(_FIELDS) or content_type.strip().lower().startswith("text/event-stream")
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,109 @@
+"""JSON as it comes, not as it should: reading never raises, and what was read can be made safe for every sink.
+
+`parse` is msgspec, and the standard library where msgspec refuses (lone surrogates, ``NaN``, ``1e400``). `parse_cut`
+reads what stops in the middle. `clean` takes out of a value what storage and strict parsers choke on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+import msgspec
+
+MAX_DEPTH: Final = 200
+"""Containers inside containers that `clean` keeps; encoders and decoders give up somewhere near 1000."""
+TOO_DEEP: Final = "[nested too deeply]"
+"""What stands in `clean`'s result for a container beyond `MAX_DEPTH`."""
+
+
+class Unreadable:
+    """What `parse` gives for something that is no JSON (None is JSON: ``null``)."""
+
+    def __repr__(self) -> str:
+        return "UNREADABLE"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNREADABLE: Final = Unreadable()
+
+
+def _integer(digits: str) -> int | str:
+    """An integer beyond Python's conversion limit (4300 digits) stays text."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+DECODER: Final = json.JSONDecoder(parse_int=_integer)
+
+
+def parse(data: bytes | str) -> Any:
+    """Read JSON; `UNREADABLE` where it is none, or nested beyond what a parser takes. Invalid UTF-8 is replaced."""
+    try:
+        return _decode(data)
+    except RecursionError:
+        return UNREADABLE
+    except (msgspec.DecodeError, ValueError):
+        text = data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else data.removeprefix("\ufeff")
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def text_of(value: Any) -> str:
+    """A cleaned value as compact JSON text."""
+    return _encode(value).decode()
+
+
+def clean_text(text: str) -> str:
+    """Make a string encodable: halves of a surrogate pair side by side become their character, lone ones U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def clean(value: Any) -> Any:
+    """A copy of a parsed value that every sink takes.
+
+    Strings (keys too) as `clean_text` leaves them; NaN and the infinities as the strings ``NaN``, ``Infinity`` and
+    ``-Infinity``, so that they are not lost; containers nested deeper than `MAX_DEPTH` replaced by `TOO_DEEP`. Linear,
+    and without recursion.
+    """
+    top: list[Any] = []
+    todo: list[tuple[Any, Any, int]] = [([value], top, -1)]
+    while todo:
+        source, target, depth = todo.pop()
+        if type(source) is dict:
+            for key, item in source.items():
+                target[clean_text(key)] = _copy(item, depth, todo)
+        else:
+            target.extend([_copy(item, depth, todo) for item in source])
+    return top[0]
+
+
+def _copy(item: Any, depth: int, todo: list[tuple[Any, Any, int]]) -> Any:
+    """The scalar made safe, or an empty container that is to be filled."""
+    kind = type(item)
+    if kind is str:
+        return clean_text(item)
+    if kind is dict or kind is list:
+        if depth + 1 >= MAX_DEPTH:
+            return TOO_DEEP
+        copy: Any = kind()
+        todo.append((item, copy, depth + 1))
+        return copy
+    if kind is float and not math.isfinite(item):
+        return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
+    return item

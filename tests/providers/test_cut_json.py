@@ -1,0 +1,81 @@
+"""Cut JSON is read as the official SDK's parser reads it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import jiter
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidestream.providers.cut_json import parse_cut
+from sidestream.providers.jsons import UNREADABLE
+
+text = st.text() | st.sampled_from([", 5", '"a]}', "\\", "\n"])
+containers = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner) | st.dictionaries(text, inner),
+).filter(lambda value: isinstance(value, dict | list))
+
+
+def jiters(document: str) -> Any:
+    try:
+        return jiter.from_json(document.encode(), partial_mode=True)
+    except ValueError:
+        return UNREADABLE
+
+
+@given(value=containers, ascii_only=st.booleans(), kept=st.floats(0, 1))
+def test_a_cut_document_gives_what_the_sdk_shows(value: Any, ascii_only: bool, kept: float) -> None:
+    whole = json.dumps(value, ensure_ascii=ascii_only)
+    cut = whole[: int(len(whole) * kept)]
+    assert parse_cut(cut) == jiters(cut)
+
+
+@given(value=containers, place=st.floats(0, 1), rubbish=st.text('[]{},:"x5 -.e\\tn', max_size=3))
+def test_where_the_sdk_reads_a_broken_document_the_same_is_read(value: Any, place: float, rubbish: str) -> None:
+    whole = json.dumps(value)
+    at = int(len(whole) * place)
+    broken = whole[:at] + rubbish + whole[at + 1 :]
+    expected = jiters(broken)
+    assert expected is UNREADABLE or parse_cut(broken) == expected
+
+
+@pytest.mark.parametrize(
+    "document", ["", " ", "nope", '"text', "12.", "-", "{1", '{"a" 1', "[,", "[1,]", "[-a", "[1.x", "[trux"]
+)
+def test_what_holds_no_value_is_unreadable(document: str) -> None:
+    assert parse_cut(document) is UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ('{"a": "cut of', {"a": "cut of"}),
+        ('{"a": "cut \\u00e', {"a": "cut "}),
+        ('{"a": "cut \\', {"a": "cut "}),
+        ('{"a": "back\\\\', {"a": "back\\"}),
+        ('{"a": [1, "', {"a": [1, ""]}),
+        ('{"a": 1, "b', {"a": 1}),
+    ],
+)
+def test_a_string_in_the_making_can_be_kept(document: str, expected: Any) -> None:
+    assert parse_cut(document, keep_strings=True) == expected
+
+
+def test_what_follows_a_value_is_ignored() -> None:
+    assert [parse_cut("12]}"), parse_cut('"a" b'), parse_cut("{} {}")] == [12, "a", {}]
+
+
+def test_depth_does_not_matter() -> None:
+    assert parse_cut("[" * 100_000) is not UNREADABLE
+
+
+def test_cut_json_takes_linear_time() -> None:
+    document = json.dumps([{"text": "x\n" * 50_000, "list": list(range(100))} for _ in range(100)])[:-3]
+    begun = time.perf_counter()
+    assert len(parse_cut(document, keep_strings=True)) == 100
+    assert time.perf_counter() - begun < 2

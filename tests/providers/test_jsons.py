@@ -1,0 +1,97 @@
+"""JSON from the wire is read or refused, never raised about; cleaned values pass every sink."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidestream.providers.jsons import MAX_DEPTH, TOO_DEEP, UNREADABLE, clean, clean_text, parse
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+    max_leaves=30,
+)
+
+
+def nested(depth: int) -> Any:
+    value: Any = "deep"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'{"a": [1, 2.5, null, true, "x"]}', {"a": [1, 2.5, None, True, "x"]}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ('\ufeff{"a": 1}', {"a": 1}),
+        (b'"\\ud83d"', "\ud83d"),
+        (b'"\\ud83d\\ude00"', "😀"),
+        (b'"\xff"', "\ufffd"),
+        (b"1e400", math.inf),
+        (b"-Infinity", -math.inf),
+        (b"123456789012345678901234567890", 123456789012345678901234567890),
+        (b"1" * 5000, "1" * 5000),
+        (b"null", None),
+    ],
+)
+def test_what_is_json_for_somebody_is_read(text: bytes | str, expected: Any) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"{} {}", b"nope", b"[1,]", b"\xff", b"[" * 100_000, b'{"a":' * 5000, ""])
+def test_what_is_not_json_is_unreadable(text: bytes | str) -> None:
+    assert parse(text) is UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("üß😀", "üß😀"),
+        ("a\ud83d\ude00b", "a😀b"),
+        ("a\ud83db", "a\ufffdb"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+        ("\ud83d\ud83d\ude00", "\ufffd😀"),
+        ("\ud83d", "\ufffd"),
+        ("\ufeff\ud800x", "\ufeff\ufffdx"),
+    ],
+)
+def test_surrogates_are_joined_or_replaced(text: str, expected: str) -> None:
+    assert clean_text(text) == expected
+
+
+def test_clean_keeps_what_is_clean() -> None:
+    value: Any = {"a": [1, 2.5, None, True, "ü", {"b": []}], "c": {}}
+    assert clean(value) == value
+
+
+def test_clean_names_what_no_strict_parser_reads() -> None:
+    assert clean([math.nan, math.inf, -math.inf, {"\ud83d\ude00": 1}]) == ["NaN", "Infinity", "-Infinity", {"😀": 1}]
+
+
+def test_clean_cuts_off_what_is_nested_too_deeply() -> None:
+    assert clean(nested(MAX_DEPTH)) == nested(MAX_DEPTH)
+    assert TOO_DEEP in msgspec.json.encode(clean(nested(50_000))).decode()
+
+
+@given(any_json)
+def test_whatever_is_cleaned_is_strict_json(value: Any) -> None:
+    text = msgspec.json.encode(clean(value))
+    assert json.loads(text, parse_constant=pytest.fail) == clean(clean(value))
+
+
+def test_cleaning_takes_linear_time() -> None:
+    value = [{"key": "välue", "list": [1, 2.5, None]} for _ in range(20_000)]
+    begun = time.perf_counter()
+    clean(value)
+    assert time.perf_counter() - begun < 1

@@ -1,0 +1,169 @@
+r"""Traces as lines of a file: ``{"id", "dataset", "messages", "metadata"}``, one JSON object per line.
+
+The file is opened for each line. That costs microseconds and keeps no state that could be wrong: a file that was moved
+away or deleted, a full disk or a directory without permission is found out by the next line, and once it is repaired
+so is the sink. Several processes may write to the same file: a line and a rotation happen under an exclusive lock.
+
+A line is whole or not there: what a failed write left is cut off again, and a file that does not end with a line feed
+(after a crash) gets one before the next line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidestream.errors import Retryable, Undeliverable
+from sidestream.options import Duration, Secret, Size
+from sidestream.sinks.base import ATTEMPTS, BACKOFF, QUEUE, QUEUE_BYTES, Sink, encoded
+
+if TYPE_CHECKING:
+    from sidestream.traces.model import Trace
+
+_ROTATE = Size(100 << 20)
+# O_NONBLOCK: a pipe that nobody reads is refused below instead of holding the thread.
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Jsonl(Sink):
+    """Append every trace to the file `path`.
+
+    `path` is ``$XDG_DATA_HOME/sidestream/traces.jsonl`` by default; ``~`` is expanded, and a symbolic link is followed
+    once, at the start. Before the file would outgrow `rotate` it becomes ``traces.jsonl.1``, and so on up to `keep`
+    old files; a `rotate` of 0 never does that. Files are created 0600 and directories 0700; what exists keeps its mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        rotate: Size = _ROTATE,
+        keep: int = 5,
+        queue: int = QUEUE,
+        queue_bytes: Size = QUEUE_BYTES,
+        attempts: int = ATTEMPTS,
+        backoff: Duration = BACKOFF,
+    ) -> None:
+        super().__init__(queue=queue, queue_bytes=queue_bytes, attempts=attempts, backoff=backoff)
+        if keep < 0:
+            raise ValueError("keep must be 0 or more")
+        self.path = _resolved(path)
+        self._rotate_at = rotate
+        self._keep = keep
+
+    async def deliver(self, trace: Trace, credential: Secret | None) -> None:  # noqa: ARG002 (a file needs none)
+        """Append `trace` in a thread."""
+        await asyncio.to_thread(self._store, trace)
+
+    def _store(self, trace: Trace) -> None:
+        line = _line(trace)
+        try:
+            self._append(line)
+        except OSError as error:
+            raise Retryable(f"cannot write {self.path}: {error.strerror or type(error).__name__}") from error
+
+    def _append(self, line: bytes) -> None:
+        while True:
+            descriptor = self._open()
+            try:
+                _lock(descriptor)
+                now = os.fstat(descriptor)
+                if not self._is_current(now):
+                    continue  # another process has rotated it since
+                if self._rotate_at and now.st_size and now.st_size + len(line) > self._rotate_at:
+                    self._rotate()
+                    continue
+                _write(descriptor, line, now.st_size)
+                return
+            finally:
+                os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            descriptor = os.open(self.path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            missing = [parent for parent in self.path.parents if not parent.exists()]
+            for parent in reversed(missing):
+                parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self.path, _FLAGS, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file")
+        return descriptor
+
+    def _is_current(self, opened: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(opened, self.path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def _rotate(self) -> None:
+        names = [self.path, *(Path(f"{self.path}.{n}") for n in range(1, self._keep + 1))]
+        if not self._keep:
+            self.path.unlink()
+        for newer, older in reversed(list(itertools.pairwise(names))):
+            with contextlib.suppress(FileNotFoundError):
+                newer.replace(older)
+
+
+def _resolved(path: str | None) -> Path:
+    if path:
+        given = Path(path)
+    else:
+        home = os.environ.get("XDG_DATA_HOME", "")  # the specification: a relative one is to be ignored
+        data = Path(home) if Path(home).is_absolute() else Path("~/.local/share")
+        given = data / "sidestream" / "traces.jsonl"
+    try:
+        given = given.expanduser()
+    except RuntimeError as error:
+        raise ValueError("path begins with ~, but there is no such home directory") from error
+    resolved = Path(os.path.realpath(given))
+    if resolved.is_dir():
+        raise ValueError("path is a directory; it must name a file")
+    return resolved
+
+
+def _line(trace: Trace) -> bytes:
+    fields = {"id": trace.id, "dataset": trace.dataset}
+    try:
+        try:
+            head, metadata = msgspec.json.encode(fields)[:-1], msgspec.json.encode(trace.metadata)
+            return b"".join((head, b',"messages":', encoded(trace.messages), b',"metadata":', metadata, b"}\n"))
+        except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, as an escape
+            whole = fields | {"messages": trace.messages, "metadata": trace.metadata}
+            return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Undeliverable(f"the trace is not JSON: {type(error).__name__}") from error
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Retryable("another process holds the lock of the file") from error
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}:
+            raise  # else a file system without locks, which is then for one process
+
+
+def _write(descriptor: int, line: bytes, size: int) -> None:
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise

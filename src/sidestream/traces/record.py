@@ -6,14 +6,19 @@ no credential can be among them; the query string is left out for the same reaso
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A captured exchange.
 
-    `request_body` and `response_body` are the bodies' bytes as they were on the wire (still compressed, if they were), up
-    to the captures' limits. All times are seconds.
+    `request_body` and `response_body` are the bodies' bytes as they were on the wire (still compressed, if they were),
+    up to the captures' limits. All times are seconds.
     """
 
     id: str
@@ -48,3 +53,29 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """False when only the connection's end marked the body's end, so that a cut looks like an end."""
     exact: bool = True
     """False when a header could not be carried and was left out."""
+
+
+_KEPT = frozenset(
+    {
+        "anthropic-beta",
+        "anthropic-version",
+        "content-encoding",
+        "content-type",
+        "request-id",
+        "retry-after",
+        "user-agent",
+        "x-claude-code-agent-id",
+        "x-claude-code-parent-agent-id",
+        "x-claude-code-session-id",
+        "x-codex-turn-metadata",
+        "x-parent-session-id",
+        "x-session-id",
+        "x-should-retry",
+        "x-stainless-retry-count",
+    }
+)
+
+
+def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The fields a record may hold, names in lower case: an allow-list, on which no credential is."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() in _KEPT}

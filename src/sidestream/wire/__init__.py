@@ -1,1 +1,4 @@
-"""The data plane: bytes only. It never parses a body, decompresses, touches a disk, or awaits anything but the two sockets."""
+"""The data plane: bytes only.
+
+It never parses a body, decompresses, touches a disk, or awaits anything but the two sockets.
+"""

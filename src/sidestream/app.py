@@ -1,0 +1,193 @@
+"""Puts the pieces together: an aiohttp application out of a configuration, to run or to mount.
+
+`create_app` gives a whole application, `mount` adds the gateway to somebody's own. Both build every plugin at once, so
+a configuration that cannot work is refused here, with every problem, before anything listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from importlib.metadata import version
+from pathlib import Path  # noqa: TC003  # public signatures resolve at run time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.http import HttpRequestParser
+from yarl import URL
+
+from sidestream import config as configuration
+from sidestream import registry
+from sidestream.errors import GatewayError, SidestreamError
+from sidestream.middlewares.auth_split import TRACE_KEY_NEEDED
+from sidestream.providers import PROVIDERS
+from sidestream.traces.recorder import RECORDER, Recorder
+from sidestream.wire.chain import Gateway, compose
+from sidestream.wire.live import Live
+from sidestream.wire.passthrough import Limits, PassThrough, Upstream, only_upstream_head
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from sidestream.config import Config
+    from sidestream.sinks.base import Sink
+
+log = structlog.get_logger()
+
+_EMBEDDED_DRAIN = 5.0
+"""Seconds the trace plane gets at an embedding application's clean-up."""
+
+_SESSION: dict[str, Any] = {
+    "auto_decompress": False,
+    "max_field_size": 1 << 16,
+    "max_headers": 1000,
+    "max_line_size": 1 << 16,
+    "read_bufsize": 1 << 16,
+    "requote_redirect_url": False,
+    "timeout": aiohttp.ClientTimeout(total=None),
+}
+# Shorter than a provider's own, so that a pooled connection is hardly ever one the other side has just closed.
+_KEEPALIVE = 15.0
+
+LIVE: web.AppKey[Live] = web.AppKey("live", Live)
+_GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
+_SINKS: web.AppKey[list[Sink]] = web.AppKey("sinks", list)
+
+
+def create_app(
+    config: Config | Mapping[str, Any] | Path | None = None, *, raw_request_bodies: bool = False
+) -> web.Application:
+    """An application with the gateway at ``server.prefix``.
+
+    `config` is a loaded configuration, the same as a mapping, a YAML file, or None for the defaults; `ConfigError`
+    lists every problem. Say `raw_request_bodies` if the server that runs it has ``auto_decompress=False``; otherwise
+    request bodies with a content-encoding are refused (415), because aiohttp would hand them on decoded.
+    """
+    loaded = _loaded(config)
+    app = web.Application()
+    app.add_subapp(loaded.server.prefix, _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain)))
+    app.router.add_route("*", "/{tail:.*}", _no_such_route)
+    return app
+
+
+def mount(
+    app: web.Application,
+    prefix: str,
+    config: Config | Mapping[str, Any] | Path | None = None,
+    *,
+    raw_request_bodies: bool = False,
+) -> None:
+    """Add the gateway to `app` under `prefix`; to be called before the application starts.
+
+    The host decides what concerns its server: ``server.*`` is ignored, with a warning. Its middlewares and its
+    ``on_response_prepare`` signals see the gateway's requests as any others.
+    """
+    loaded = _loaded(config)
+    if loaded.server != configuration.Server():
+        log.warning("server_options_ignored", reason="the embedding application runs the server")
+    app.add_subapp(prefix, _gateway_app(loaded, raw_request_bodies, None))
+
+
+def _loaded(config: Config | Mapping[str, Any] | Path | None) -> Config:
+    return config if isinstance(config, configuration.Config) else configuration.load(config)
+
+
+def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.Application:
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise SidestreamError("aiohttp's C extension is missing; its pure-Python parser is too lax for a gateway")
+    middlewares, sinks = registry.build_all(config.middlewares, config.sinks)
+    app = web.Application()
+    app[_SINKS] = sinks
+    app[TRACE_KEY_NEEDED] = any(sink.needs_trace_key for sink in sinks)
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        live = Live()
+        recorder = Recorder(PROVIDERS, sinks)
+        upstreams = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(
+                aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **_SESSION)
+            )
+            for sink in sinks:
+                await sink.start()
+            recorder.start()
+            await stack.enter_async_context(live.sweeping(_sweep_interval(upstreams)))
+            app[LIVE] = live
+            app[RECORDER] = recorder
+            app[_GATEWAY] = Gateway(
+                compose(middlewares, PassThrough(session, upstreams, live)),
+                providers=PROVIDERS,
+                live=live,
+                raw_bodies=raw_bodies,
+            )
+            yield
+            deadline = asyncio.get_running_loop().time() + (_EMBEDDED_DRAIN if drain is None else max(1.0, drain / 4))
+            await live.drain(0)
+            await recorder.stop(deadline - asyncio.get_running_loop().time())
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.gather(*(sink.stop(left) for sink in sinks))
+
+    async def drain_streams(app: web.Application) -> None:
+        app[LIVE].closing = True
+        if drain is not None:
+            cut = await app[LIVE].drain(drain * 3 / 4)
+            if cut:
+                log.warning("streams_cut", count=cut)
+
+    app.cleanup_ctx.append(lifetime)
+    app.on_shutdown.append(drain_streams)
+    app.on_response_prepare.append(only_upstream_head)
+    app.router.add_get("/health", _health)
+    app.router.add_route("*", "/{tail:.*}", _relay, expect_handler=_expect_later)
+    return app
+
+
+def _upstream(upstream: configuration.Upstream) -> Upstream:
+    url = URL(upstream.url)
+    limits = Limits(connect=upstream.connect, first_byte=upstream.first_byte, idle=upstream.idle, write=upstream.write)
+    return Upstream(origin=url.origin(), base_path=url.raw_path.rstrip("/"), limits=limits)
+
+
+def _sweep_interval(upstreams: Mapping[str, Upstream]) -> float:
+    """A second; less where a limit is so short that a second would be long."""
+    shortest = min(min(u.limits.first_byte, u.limits.idle, u.limits.write) for u in upstreams.values())
+    return min(1.0, max(0.02, shortest / 4))
+
+
+async def _relay(request: web.Request) -> web.StreamResponse:
+    return await request.app[_GATEWAY](request)
+
+
+async def _expect_later(_request: web.Request) -> None:
+    """Leave ``Expect: 100-continue`` unanswered until the body is really wanted; a refused request never sends it."""
+
+
+async def _no_such_route(_request: web.Request) -> web.StreamResponse:
+    error = GatewayError(404, "unknown_route", "no such route")
+    body = PROVIDERS["anthropic"].error_body(error.status, error.message)
+    return web.Response(
+        status=error.status, body=body, content_type="application/json", headers={"x-sidestream-error": error.code}
+    )
+
+
+async def _health(request: web.Request) -> web.Response:
+    """That the gateway is alive, and what it has counted."""
+    app = request.app
+    counters = app[LIVE].counters
+    report = {
+        "status": "ok",
+        "version": version("sidestream"),
+        "live": len(app[LIVE]),
+        "exchanges": dict(counters.exchanges),
+        "rejected": dict(counters.rejected),
+        "observer_failures": counters.observer_failures,
+        "middleware_failures": counters.middleware_failures,
+        "inexact": counters.inexact,
+        "recorder": msgspec.to_builtins(app[RECORDER].counters),
+        "sinks": [{"sink": sink.name, **msgspec.to_builtins(sink.counters)} for sink in app[_SINKS]],
+    }
+    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

@@ -1,0 +1,119 @@
+"""The standalone gateway's HTTP server: aiohttp's, set up for relaying, with errors that never quote what came in.
+
+Only aiohttp's public classes are used. The protocol is subclassed because aiohttp's own answer to a malformed request,
+and its log line, repeat raw header bytes: keys included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiohttp import web
+
+from sidestream.providers import PROVIDERS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+log = structlog.get_logger()
+
+_OPTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "keepalive_timeout": 75.0,  # also the deadline for a request's head
+    "lingering_time": 10.0,
+    "max_field_size": 1 << 16,
+    "max_headers": 256,
+    "max_line_size": 1 << 16,
+    "read_bufsize": 1 << 16,
+}
+_BACKLOG = 2048
+_PAUSE = 0.3
+"""Seconds between closing the listening socket and closing connections: those just accepted still get their answer."""
+
+
+class FrontDoor(web.RequestHandler):
+    """aiohttp's protocol, with another answer to what cannot be parsed, and an end to idle connections.
+
+    When aiohttp starts to shut down, it leaves idle connections open but stops serving them: a pooled client that used
+    one would wait for nothing. Here they are closed at once.
+    """
+
+    __slots__ = ("_idle",)
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._idle = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes of a request."""
+        self._idle = False
+        super().data_received(data)
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
+        """Learn that a request has been answered; nothing is logged here."""
+        self._idle = True
+
+    def close(self) -> None:
+        """Stop serving this connection: at once when it is idle, else after the request under way."""
+        super().close()
+        if self._idle and self.transport is not None:
+            self.transport.close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # it quotes the input
+    ) -> web.StreamResponse:
+        """Answer a malformed request (400), or a defect of ours (500), in the provider's error shape."""
+        log.warning("request_refused", status=status, error=type(exc).__name__ if exc is not None else None)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun; there can be no second one")
+        code, text = ("bad_request", "the request is not well-formed HTTP")
+        if status >= 500:
+            code, text = ("internal_error", "the gateway failed")
+        body = PROVIDERS["anthropic"].error_body(status, text)
+        headers = {"x-sidestream-error": code}
+        response = web.Response(status=status, body=body, content_type="application/json", headers=headers)
+        response.force_close()
+        return response
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    handler_cancellation: bool = True,
+    shutdown_timeout: float = 1.0,
+    pause: float = _PAUSE,
+) -> AsyncIterator[int]:
+    """Serve `app` as long as this context lasts; yields the port (0 asks for any free one). `OSError` if it is taken.
+
+    At the end: stop listening, wait `pause` seconds, run the application's shutdown (which drains its streams), and
+    cancel what is left after `shutdown_timeout` seconds.
+    """
+    runner = web.AppRunner(
+        app, handler_cancellation=handler_cancellation, shutdown_timeout=shutdown_timeout, **_OPTIONS
+    )
+    await runner.setup()
+    try:
+        server = runner.server
+        assert server is not None  # noqa: S101  # setup() made it
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(
+            lambda: FrontDoor(server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
+        )
+        try:
+            yield listening.sockets[0].getsockname()[1]
+        finally:
+            listening.close()
+            await asyncio.sleep(pause)
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,153 @@
+"""The chain: middlewares around the pass-through, and the promise around the chain.
+
+A middleware has aiohttp's own signature: ``async (request, handler) -> response``. The chain is composed here and not
+through ``Application(middlewares=…)``, so that nothing else on the same port is wrapped, and embedding never leaks into
+a host.
+
+The promise: whatever a middleware does, an exchange ends exactly once, and a client never gets a second response inside
+the body of the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from aiohttp import ClientError, web
+
+from sidestream.errors import ClientDisconnected, GatewayError, RelayError
+from sidestream.wire import routes
+from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, Provider
+from sidestream.wire.headers import request_headers
+from sidestream.wire.passthrough import reset
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from sidestream.wire.live import Live
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger()
+
+
+class Middleware(Protocol):
+    """A link of the chain; aiohttp's own signature, so that its middlewares fit."""
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Do something before and after ``await handler(request)``, which relays the whole exchange."""
+
+
+def compose(middlewares: Sequence[Middleware], innermost: Handler) -> Handler:
+    """One handler out of many, the first middleware outermost."""
+    handler = innermost
+    for middleware in reversed(middlewares):
+        handler = functools.partial(middleware, handler=handler)
+    return handler
+
+
+class Gateway:
+    """The aiohttp handler of every gateway route."""
+
+    def __init__(self, handler: Handler, *, providers: Mapping[str, Provider], live: Live, raw_bodies: bool) -> None:
+        self._handler = handler
+        self._providers = providers
+        self._live = live
+        self._raw_bodies = raw_bodies
+        self._default = next(iter(providers.values()))
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Relay one request, or answer it ourselves in the provider's error shape."""
+        resource = request.match_info.route.resource
+        prefix = resource.canonical.removesuffix("/{tail}") if resource is not None else ""
+        try:
+            routes.check(request, raw_bodies=self._raw_bodies)
+            route = routes.parse(request.raw_path, prefix, self._providers)
+        except GatewayError as error:
+            refusal = self.refuse(error)
+            refusal.force_close()
+            return refusal
+        exchange = Exchange(
+            provider=self._providers[route.provider],
+            dataset=route.dataset,
+            method=request.method,
+            target=route.target,
+            request_headers=request_headers(request.headers),
+            live=self._live,
+        )
+        request[EXCHANGE] = exchange
+        self._live.begun(exchange)
+        try:
+            return await self._run(request, exchange)
+        except asyncio.CancelledError as error:
+            exchange.settle(self._live.meaning_of_cancellation(request), error)
+            raise
+        finally:
+            exchange.end()
+
+    def refuse(self, error: GatewayError, provider: Provider | None = None) -> web.Response:
+        """Our own answer, in the provider's error shape."""
+        self._live.counters.rejected[error.code] += 1
+        body = (provider or self._default).error_body(error.status, error.message)
+        headers = {"x-sidestream-error": error.code}
+        return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
+
+    async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        try:
+            response = await self._handler(request)
+        except GatewayError as error:
+            exchange.error_code = error.code
+            response = self.refuse(error, exchange.provider)
+        except RelayError as error:  # settled, and the client's transport broken off, where it happened
+            log.debug("relay_broken", exchange=exchange.id, error=type(error).__name__)
+            return web.Response(status=499)
+        except web.HTTPException as error:  # a middleware's way to answer
+            response = error
+        except Exception as error:  # noqa: BLE001  # a middleware's bug must not become aiohttp's page, nor a second response
+            response = self._failed(exchange, error)
+        if response is exchange.response:
+            return response
+        written = request.writer.output_size > 0
+        if written and (exchange.response is not None or not response.prepared):
+            return self._second_response(request, exchange)
+        return await self._answer(request, exchange, response)
+
+    def _failed(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
+        self._live.counters.middleware_failures += 1
+        log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=_where(error))
+        exchange.error_code = "internal_error"
+        return self.refuse(GatewayError(500, "internal_error", "the gateway failed"), exchange.provider)
+
+    def _second_response(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """A middleware came up with another response, or failed, after one had begun."""
+        log.error("second_response_suppressed", exchange=exchange.id)
+        response = exchange.response
+        if exchange.outcome is Outcome.COMPLETED and response is not None:
+            response.force_close()  # the client has all of it; only the connection ends
+            return response
+        exchange.settle(Outcome.CANCELLED)
+        if request.transport is not None:
+            reset(request.transport)
+        return web.Response(status=499)
+
+    @staticmethod
+    async def _answer(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> web.StreamResponse:
+        """Write a response that is not the upstream's, inside the exchange."""
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except (ConnectionError, ClientError) as error:
+            exchange.settle(Outcome.CLIENT_DISCONNECTED, ClientDisconnected(str(type(error).__name__)))
+            return response
+        exchange.settle(Outcome.REJECTED)
+        return response
+
+
+def _where(error: BaseException) -> str:
+    """The innermost place of a traceback: a file and a line, never a value."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"

@@ -1,0 +1,123 @@
+"""All exchanges under way: their time limits, their count, and how they end at shutdown.
+
+One sweep looks at every relay now and then; a relay only says what it is waiting for and counts its steps. So a chunk
+costs no timer and no look at the clock (a timeout per chunk is a timer per chunk: measured). A limit is therefore exact
+to within one sweep, a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from sidestream.wire.exchange import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from aiohttp import web
+
+    from sidestream.wire.exchange import Exchange
+
+
+class Swept(Protocol):
+    """Something the sweep looks at: a relay under way."""
+
+    def check(self, now: float) -> None:
+        """Interrupt yourself if a limit has passed or your client has gone; `now` is monotonic seconds."""
+
+    def cancel(self) -> None:
+        """Interrupt yourself: the gateway is shutting down."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the data plane counts; since the start, never reset."""
+
+    exchanges: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Ended exchanges by outcome."""
+    rejected: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Answers of our own by ``x-sidestream-error`` code."""
+    observer_failures: int = 0
+    middleware_failures: int = 0
+    inexact: int = 0
+    """Responses with a header field that could not be carried."""
+
+
+class Live:
+    """The exchanges and relays under way."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.closing = False
+        """Whether the server is shutting down: then a cancellation is its doing and not the client's."""
+        self._exchanges: set[Exchange] = set()
+        self._relays: set[Swept] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._exchanges)
+
+    def begun(self, exchange: Exchange) -> None:
+        """An exchange has come in."""
+        self._exchanges.add(exchange)
+        self._idle.clear()
+
+    def finished(self, exchange: Exchange) -> None:
+        """Its observers have been told of its end."""
+        self._exchanges.discard(exchange)
+        if not exchange.exact:
+            self.counters.inexact += 1
+        self.counters.exchanges[exchange.outcome or "cancelled"] += 1
+        if not self._exchanges:
+            self._idle.set()
+
+    def meaning_of_cancellation(self, request: web.Request) -> Outcome:
+        """Who cancelled a handler, where it was not the sweep: the client by leaving, or the server."""
+        gone = request.transport is None or request.transport.is_closing()
+        return Outcome.CLIENT_DISCONNECTED if gone and not self.closing else Outcome.CANCELLED
+
+    @contextlib.contextmanager
+    def watching(self, relay: Swept) -> Iterator[None]:
+        """Let the sweep look after this relay."""
+        self._relays.add(relay)
+        try:
+            yield
+        finally:
+            self._relays.discard(relay)
+
+    @contextlib.asynccontextmanager
+    async def sweeping(self, interval: float) -> AsyncIterator[None]:
+        """Sweep every `interval` seconds as long as this context lasts."""
+        task = asyncio.create_task(self._sweep(interval), name="sidestream sweep")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def drain(self, seconds: float) -> int:
+        """Wait until every exchange has ended, `seconds` at most; then cut the rest. Returns how many were cut."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        cut = list(self._relays)
+        for relay in cut:
+            relay.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._idle.wait()
+        return len(cut)
+
+    async def _sweep(self, interval: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval)
+            now = loop.time()
+            for relay in list(self._relays):
+                relay.check(now)

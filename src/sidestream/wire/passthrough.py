@@ -1,0 +1,369 @@
+"""The pass-through: opens the upstream and relays both ways, byte for byte, a chunk as soon as it has been read.
+
+It knows no provider. It never parses, decompresses, buffers, retries a POST, follows a redirect, or awaits anything but
+the two sockets. How an exchange ends matters as much as what it carries: an upstream that breaks off never looks like a
+clean end, a client that leaves ends the upstream at once, and the outcome is settled where it becomes known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from sidestream.errors import ClientDisconnected, GatewayError, RelayError, ShutDown, TimedOut, UpstreamFailed
+from sidestream.wire import headers
+from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, ResponseHead
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from yarl import URL
+
+    from sidestream.wire.live import Live
+
+NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add", list)
+"""On a relayed response: the header fields the upstream did not send, though aiohttp would."""
+
+# aiohttp adds these where they are absent; the promise is the sender's head and nothing else.
+_ADDED_TO_REQUESTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_ADDED_TO_RESPONSES = ("Server", "Date", "Content-Type")
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Idle limits of one upstream, in seconds: none of them bounds a whole exchange."""
+
+    connect: float
+    first_byte: float
+    """From the request's last byte to the response's head."""
+    idle: float
+    """Between two pieces of a body, in either direction."""
+    write: float
+    """For the other side to take a piece of a body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a provider's requests go: a fixed origin, a base path (no trailing slash; may be empty), and its limits."""
+
+    origin: URL
+    base_path: str
+    limits: Limits
+
+    def url(self, target: str) -> URL:
+        """The URL of a raw target (path and query as they came). Nothing in a target can change the origin."""
+        return self.origin.with_path(self.base_path + target, encoded=True)
+
+
+class PassThrough:
+    """The innermost handler of the chain."""
+
+    def __init__(self, session: aiohttp.ClientSession, upstreams: dict[str, Upstream], live: Live) -> None:
+        self._session = session
+        self._upstreams = upstreams
+        self._live = live
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Relay the request and write the response to its last byte.
+
+        Raises `GatewayError` where the upstream gave nothing to relay, and a `RelayError` when a response that had
+        begun could not be finished; the client's transport has been broken off by then.
+        """
+        exchange = request[EXCHANGE]
+        relay = _Relay(request, exchange, self._upstreams[exchange.provider.name], self._live)
+        with self._live.watching(relay):
+            return await relay.run(self._session)
+
+
+async def only_upstream_head(_request: web.Request, response: web.StreamResponse) -> None:
+    """Take back what aiohttp added to a relayed head; an ``on_response_prepare`` signal."""
+    for name in response.get(NOT_OURS_TO_ADD, ()):
+        response.headers.pop(name, None)
+
+
+class _Relay:
+    """One exchange on its way.
+
+    It says what it waits for in `_limit` and counts its steps in `_steps`; the sweep sees a limit pass when neither has
+    changed for that long, and interrupts the task.
+    """
+
+    def __init__(self, request: web.Request, exchange: Exchange, upstream: Upstream, live: Live) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._upstream = upstream
+        self._live = live
+        self._task = asyncio.current_task()
+        self._limit = "first_byte"
+        self._steps = 0
+        self._swept = -1
+        self._swept_at = 0.0
+        self._interrupted: RelayError | None = None
+        self._receiving = False
+        self._answered = False
+        self._content: aiohttp.StreamReader | None = None
+        self._upstream_closed = False
+
+    def check(self, now: float) -> None:
+        """Interrupt the relay when its client has gone or a limit has passed."""
+        if self._client_gone():
+            self._interrupt(ClientDisconnected("the client closed the connection"))
+        elif self._steps != self._swept:
+            self._swept = self._steps
+            self._swept_at = now
+        elif now - self._swept_at >= getattr(self._upstream.limits, self._limit):
+            self._interrupt(TimedOut(f"nothing moved for as long as '{self._limit}' allows"))
+
+    def cancel(self) -> None:
+        """Interrupt the relay because the gateway shuts down."""
+        self._interrupt(ShutDown("the gateway is shutting down"))
+
+    async def run(self, session: aiohttp.ClientSession) -> web.StreamResponse:
+        """Relay; see `PassThrough.__call__`."""
+        try:
+            answer = await self._open(session)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the outcome is settled by it
+            raise self._unanswered(error) from None
+        closed = self._watch_connection(answer)
+        try:
+            return await self._relay(answer)
+        finally:
+            if closed is not None:  # a pooled connection outlives the exchange
+                closed.remove_done_callback(self._connection_ended)
+            answer.close()  # changes nothing once the body was read to its end; else it ends the upstream at once
+
+    # Opening the upstream: everything before the response's head.
+
+    async def _open(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+        limits = self._upstream.limits
+        answer = await session.request(
+            self._exchange.method,
+            self._upstream.url(self._exchange.target),
+            headers=self._exchange.request_headers,
+            data=await self._body(),
+            allow_redirects=False,
+            skip_auto_headers=_ADDED_TO_REQUESTS,
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=limits.connect, sock_connect=limits.connect, sock_read=None
+            ),
+        )
+        self._answered = True
+        if answer.status < 200:
+            answer.close()
+            raise UpstreamFailed("the upstream switched protocols")
+        return answer
+
+    async def _body(self) -> bytes | AsyncIterator[bytes] | None:
+        """The request's body: None, all of it if it is here already (one write), or a stream."""
+        request = self._request
+        if not request.body_exists:
+            return None
+        if not request.content.is_eof():
+            self._exchange.request_complete = False
+            if "Expect" in request.headers:
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # an interim response; the response has not begun
+            return self._upload()
+        data = request.content.read_nowait() or await request.read()  # a middleware may have read it
+        if not data and request.content_length:
+            raise RuntimeError("a middleware consumed the request's body; use request.read(), or an observer")
+        self._exchange.request_chunk(data)
+        return data
+
+    async def _upload(self) -> AsyncIterator[bytes]:
+        content = self._request.content
+        while True:
+            self._wait("idle")
+            self._receiving = True
+            chunk = await content.readany()
+            self._receiving = False
+            if self._answered:  # early: the upstream wants no more of it
+                await asyncio.get_running_loop().create_future()
+            if not chunk:
+                break
+            self._wait("write")
+            yield chunk
+            self._exchange.request_chunk(chunk)
+        self._exchange.request_complete = True
+        self._wait("first_byte")
+
+    def _unanswered(self, error: BaseException) -> BaseException:
+        """What a failure before the head means: settles the outcome, and says what is to leave the chain."""
+        settle = self._exchange.settle
+        error = self._meant(error)
+        if isinstance(error, asyncio.CancelledError):
+            return error
+        if isinstance(error, ClientDisconnected) or self._client_gone():
+            settle(Outcome.CLIENT_DISCONNECTED, error)
+            return error if isinstance(error, ClientDisconnected) else ClientDisconnected("the client left")
+        if self._request.content.exception() is not None:
+            settle(Outcome.REJECTED, error)
+            return GatewayError(400, "bad_request_body", "the request's body is malformed")
+        if isinstance(error, ShutDown):
+            settle(Outcome.CANCELLED, error)
+            return GatewayError(503, "shutting_down", "the gateway is shutting down")
+        if isinstance(error, TimedOut | TimeoutError):
+            settle(Outcome.TIMED_OUT, error)
+            if self._receiving:
+                return GatewayError(408, "request_timeout", "the request's body stopped arriving")
+            return GatewayError(504, "upstream_timeout", "the upstream did not answer in time")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            settle(Outcome.UPSTREAM_FAILED, error)
+            return GatewayError(502, "upstream_unreachable", "the upstream could not be reached")
+        if isinstance(error, aiohttp.ClientError | OSError | UpstreamFailed):
+            settle(Outcome.UPSTREAM_FAILED, error)
+            return GatewayError(
+                502, "upstream_failed", "the upstream broke off before it answered, or did not speak HTTP"
+            )
+        return error
+
+    # Relaying the response.
+
+    async def _relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        exchange = self._exchange
+        down = self._head(answer)
+        try:
+            self._wait("write")
+            try:
+                await down.prepare(self._request)
+            except (ConnectionError, aiohttp.ClientError) as error:
+                raise ClientDisconnected("the client left before the response's head") from error
+            exchange.response = down
+            exchange.response_head(ResponseHead(answer.status, answer.reason or "", down.headers))
+            await self._copy(answer.content, down)
+            try:
+                await down.write_eof()
+            except (ConnectionError, aiohttp.ClientError) as error:
+                raise ClientDisconnected("the client left before the response's end") from error
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the client must see the cut
+            raise self._broken(error, down) from None
+        exchange.settle(Outcome.COMPLETED)
+        return down
+
+    def _head(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        exchange = self._exchange
+        kept, exact = headers.response_headers(answer.headers)
+        reason: str | None = answer.reason or ""
+        if not headers.carriable_text(reason or ""):
+            reason, exact = None, False
+        exchange.exact = exact
+        down = web.StreamResponse(status=answer.status, reason=reason, headers=kept)
+        down[NOT_OURS_TO_ADD] = [name for name in _ADDED_TO_RESPONSES if name not in kept]
+        framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        exchange.end_verifiable = framed or answer.content.at_eof()
+        return down
+
+    async def _copy(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
+        exchange = self._exchange
+        while True:
+            self._limit = "idle"
+            self._steps += 1
+            try:
+                chunk = content.read_nowait() if self._upstream_closed else await content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                raise UpstreamFailed("the upstream broke off in the middle of its response") from error
+            if not chunk:
+                if not content.is_eof():
+                    raise UpstreamFailed("the upstream closed the connection in the middle of its response")
+                return
+            self._limit = "write"
+            self._steps += 1
+            try:
+                await down.write(chunk)
+            except (ConnectionError, aiohttp.ClientError) as error:
+                raise ClientDisconnected("the client left in the middle of the response") from error
+            finally:
+                exchange.response_chunk(chunk)
+
+    def _watch_connection(self, answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+        """See the upstream's connection end: aiohttp does not always tell the reader of a body (bad chunk size)."""
+        self._content = answer.content
+        connection = answer.connection
+        protocol = connection.protocol if connection is not None else None
+        if protocol is None:
+            return None
+        closed = protocol.closed
+        if closed is None:
+            self._upstream_closed = True
+        else:
+            closed.add_done_callback(self._connection_ended)
+        return closed
+
+    def _connection_ended(self, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # seen; the reader tells
+        self._upstream_closed = True
+        content = self._content
+        if self._limit == "idle" and content is not None and not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection ended"))
+
+    def _broken(self, error: BaseException, down: web.StreamResponse) -> BaseException:
+        """What a failure after the head means: settles the outcome and breaks the client's transfer off."""
+        settle = self._exchange.settle
+        error = self._meant(error)
+        if isinstance(error, ClientDisconnected) or self._client_gone():
+            settle(Outcome.CLIENT_DISCONNECTED, error)
+        elif isinstance(error, UpstreamFailed):
+            settle(Outcome.UPSTREAM_FAILED, error)
+        elif isinstance(error, TimedOut):
+            settle(Outcome.TIMED_OUT, error)
+        else:
+            settle(Outcome.CANCELLED, error)
+        self._break_off(down, gently=isinstance(error, UpstreamFailed))
+        return error
+
+    def _break_off(self, down: web.StreamResponse, *, gently: bool) -> None:
+        """End the client's connection so that the cut is seen.
+
+        With a length or chunks a close without the end shows it, and what is on its way still arrives. A body that only
+        the connection's end delimits needs a reset.
+        """
+        transport = self._request.transport
+        if transport is None:
+            return
+        framed = down.content_length is not None or self._request.version >= aiohttp.HttpVersion11
+        if gently and framed:
+            transport.close()
+            asyncio.get_running_loop().call_later(self._upstream.limits.write, transport.abort)
+        else:
+            reset(transport)
+
+    # What the two halves share.
+
+    def _wait(self, limit: str) -> None:
+        self._limit = limit
+        self._steps += 1
+
+    def _client_gone(self) -> bool:
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    def _interrupt(self, why: RelayError) -> None:
+        if self._interrupted is None and self._task is not None:
+            self._interrupted = why
+            self._task.cancel()
+
+    def _meant(self, error: BaseException) -> BaseException:
+        """The reason behind a cancellation: ours, the client's leaving, or somebody else's."""
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+        if self._interrupted is not None and self._task is not None:
+            self._task.uncancel()
+            return self._interrupted
+        self._exchange.settle(self._live.meaning_of_cancellation(self._request), error)
+        return error
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break a connection off with a TCP reset: what an HTTP/1.0 client needs to see a cut."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

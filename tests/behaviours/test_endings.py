@@ -1,0 +1,411 @@
+"""However an exchange ends, its observers are told exactly once, and a client sees a cut as a cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+import doubles
+from doubles import Witness
+from rawhttp import KEYS, PATH, connect, exchange, post
+from sidestream import Outcome, mount
+from sidestream.testing import ScriptedUpstream, gateway, running
+from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+CHAIN = ["trace_export", "auth_split", "body_capture", "stream_tee"]
+EVENT = b'event: ping\ndata: {"type": "ping"}\n\n'
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+@pytest.fixture(params=[True, False], ids=["cancelling", "not-cancelling"])
+def cancelling(request: pytest.FixtureRequest) -> bool:
+    """Whether the server cancels the handler of a client that left; an embedding host decides."""
+    return bool(request.param)
+
+
+@pytest.fixture
+async def held(upstream: ScriptedUpstream) -> AsyncIterator[asyncio.Event]:
+    """An upstream that streams one event, and the rest when told to."""
+    go_on = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await go_on.wait()
+        await connection.send(chunk(STOP) + chunk(b""))
+
+    upstream.script = script
+    yield go_on
+    go_on.set()
+
+
+async def test_a_whole_exchange_is_completed(upstream: ScriptedUpstream, cancelling: bool, held: asyncio.Event) -> None:
+    held.set()
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        answer = await exchange(url, post(b'{"a":1}'))
+    assert answer.complete
+    assert EVENT + STOP == answer.body
+    assert await Witness.ending() is Outcome.COMPLETED
+    assert EVENT + STOP == Witness.seen[0].response
+    assert b'{"a":1}' == Witness.seen[0].request
+    assert [200] == [head.status for head in Witness.seen[0].heads]
+
+
+async def test_a_client_that_leaves_before_the_head_is_gone_and_so_is_the_upstream(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        asked.set()
+        await connection.closed_by_peer()
+        left.set()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await asked.wait()
+            client.reset()
+        assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+        async with asyncio.timeout(5):
+            await left.wait()
+
+
+async def test_a_client_that_leaves_in_mid_stream_is_gone_and_so_is_the_upstream(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    left = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await connection.closed_by_peer()
+        left.set()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.until(EVENT)
+            client.reset()
+        assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+        async with asyncio.timeout(5):
+            await left.wait()
+    assert EVENT == Witness.seen[0].response
+
+
+async def test_a_client_that_leaves_at_message_stop_has_disconnected_with_everything_seen(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT) + chunk(STOP))
+        await connection.closed_by_peer()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.until(STOP)
+        assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+    assert EVENT + STOP == Witness.seen[0].response
+
+
+BY_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + EVENT
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(
+    ("first", "then", "ending"),
+    [
+        pytest.param(STREAM_HEAD + chunk(EVENT), b"ff\r\ncut", Connection.reset, id="reset in mid-chunk"),
+        pytest.param(STREAM_HEAD + chunk(EVENT), b"ff\r\ncut", Connection.close, id="closed in mid-chunk"),
+        pytest.param(STREAM_HEAD + chunk(EVENT), b"", Connection.close, id="no last chunk"),
+        pytest.param(STREAM_HEAD + chunk(EVENT), b"zz\r\n", Connection.closed_by_peer, id="bad chunk size"),
+        pytest.param(BY_LENGTH, b"", Connection.close, id="short content-length"),
+        pytest.param(BY_LENGTH, b"", Connection.reset, id="reset within content-length"),
+    ],
+)
+async def test_an_upstream_that_breaks_off_is_a_broken_transfer(
+    upstream: ScriptedUpstream,
+    cancelling: bool,
+    first: bytes,
+    then: bytes,
+    ending: Callable[[Connection], Awaitable[None]],
+    version: str,
+) -> None:
+    arrived = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(first)
+        await arrived.wait()
+        await connection.send(then)
+        await ending(connection)
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        async with connect(url) as client:
+            await client.send(post(version=version))
+            head = await client.head()
+            await client.until(EVENT)
+            arrived.set()
+            rest = await client.rest()
+        assert await Witness.ending() is Outcome.UPSTREAM_FAILED
+    assert head.startswith(b"HTTP/1.")
+    assert rest is None or not rest.endswith(b"0\r\n\r\n")
+    assert rest is None or version == "1.1" or b"Content-Length" in head
+    assert Witness.seen[0].response.startswith(EVENT)
+
+
+async def test_a_cut_is_a_reset_for_a_client_that_could_not_see_it_otherwise(upstream: ScriptedUpstream) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await connection.close()
+
+    upstream.script = script
+    async with gateway(upstream.url) as url, connect(url) as client:
+        await client.send(post(version="1.0"))
+        assert await client.rest() is None
+
+
+async def test_an_upstream_that_never_answers_is_timed_out(upstream: ScriptedUpstream, cancelling: bool) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.closed_by_peer()
+
+    upstream.script = script
+    async with gateway(
+        upstream.url,
+        limits={"first_byte": "100ms"},
+        middlewares=[*CHAIN, "doubles:Witness"],
+        handler_cancellation=cancelling,
+    ) as url:
+        answer = await exchange(url, post())
+    assert (504, "upstream_timeout") == (answer.status, answer.field("x-sidestream-error"))
+    assert await Witness.ending() is Outcome.TIMED_OUT
+
+
+async def test_an_upstream_that_falls_silent_is_timed_out(upstream: ScriptedUpstream, held: asyncio.Event) -> None:
+    assert not held.is_set()
+    async with gateway(upstream.url, limits={"idle": "100ms"}, middlewares=[*CHAIN, "doubles:Witness"]) as url:
+        answer = await exchange(url, post())
+    assert (EVENT, False) == (answer.body, answer.complete)
+    assert await Witness.ending() is Outcome.TIMED_OUT
+
+
+async def test_a_client_that_stops_reading_is_timed_out(upstream: ScriptedUpstream) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD)
+        while True:
+            await connection.send(chunk(bytes(1 << 16)))
+
+    upstream.script = script
+    async with gateway(upstream.url, limits={"write": "200ms"}, middlewares=[*CHAIN, "doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.head()
+            assert await Witness.ending() is Outcome.TIMED_OUT
+
+
+async def test_a_client_whose_request_stops_arriving_is_timed_out(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, limits={"idle": "100ms"}, middlewares=[*CHAIN, "doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(f"POST {PATH} HTTP/1.1\r\nHost: g\r\n{KEYS}Content-Length: 9\r\n\r\nabc".encode())
+            answer = await client.answer()
+        assert (408, "request_timeout") == (answer.status, answer.field("x-sidestream-error"))
+        assert await Witness.ending() is Outcome.TIMED_OUT
+    assert b"abc" == Witness.seen[0].request
+
+
+async def test_an_unreachable_upstream_has_failed(unused_tcp_port: int) -> None:
+    async with gateway(f"http://127.0.0.1:{unused_tcp_port}", middlewares=["doubles:Witness"]) as url:
+        answer = await exchange(url, post())
+    assert (502, "upstream_unreachable") == (answer.status, answer.field("x-sidestream-error"))
+    assert await Witness.ending() is Outcome.UPSTREAM_FAILED
+
+
+@pytest.mark.parametrize("sent", [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200"])
+async def test_an_upstream_that_does_not_answer_in_http_has_failed(upstream: ScriptedUpstream, sent: bytes) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(sent)
+        await connection.close()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=["doubles:Witness"]) as url:
+        answer = await exchange(url, post())
+    assert (502, "upstream_failed") == (answer.status, answer.field("x-sidestream-error"))
+    assert await Witness.ending() is Outcome.UPSTREAM_FAILED
+    assert 1 == len(upstream.requests)
+
+
+async def test_a_refused_call_is_rejected_and_nothing_is_forwarded(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:Witness", *CHAIN], handler_cancellation=cancelling) as url:
+        answer = await exchange(url, post(headers=""))
+    assert 400 == answer.status
+    assert await Witness.ending() is Outcome.REJECTED
+    assert [] == upstream.requests
+
+
+@pytest.mark.parametrize(
+    "order", [["doubles:Witness", "doubles:raises_before"], ["doubles:Witness", "doubles:answers_itself"]]
+)
+async def test_a_middleware_that_fails_or_answers_before_the_head_ends_the_exchange(
+    upstream: ScriptedUpstream, order: list[str], cancelling: bool
+) -> None:
+    async with gateway(upstream.url, middlewares=order, handler_cancellation=cancelling) as url:
+        answer = await exchange(url, post())
+        again = await exchange(url, post())
+    assert answer.status == again.status
+    assert answer.status in {403, 500}
+    assert b"canary" not in answer.body
+    assert await Witness.ending(0) is Outcome.REJECTED
+
+
+@pytest.mark.parametrize("name", ["raises_after", "answers_again"])
+async def test_a_middleware_that_fails_or_answers_again_after_the_end_changes_nothing_for_the_client(
+    upstream: ScriptedUpstream, name: str, cancelling: bool
+) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT) + chunk(b""))
+
+    upstream.script = script
+    async with gateway(
+        upstream.url, middlewares=[f"doubles:{name}", "doubles:Witness"], handler_cancellation=cancelling
+    ) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            answer = await client.answer()
+            assert b"" == await client.reader.read()
+    assert (EVENT, True) == (answer.body, answer.complete)
+    assert await Witness.ending() is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [("swallows_failures", Outcome.UPSTREAM_FAILED), ("gives_up_soon", Outcome.CANCELLED)],
+)
+async def test_a_middleware_that_answers_again_in_mid_stream_cannot_write_into_the_first_response(
+    upstream: ScriptedUpstream, name: str, outcome: Outcome, cancelling: bool
+) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        if name == "swallows_failures":
+            await connection.close()
+        else:
+            await connection.closed_by_peer()
+
+    upstream.script = script
+    async with gateway(
+        upstream.url, middlewares=[f"doubles:{name}", "doubles:Witness"], handler_cancellation=cancelling
+    ) as url:
+        answer = await exchange(url, post())
+        assert await Witness.ending() is outcome
+    assert not answer.complete
+    assert EVENT.startswith(answer.body)
+
+
+async def test_a_stream_cut_at_shutdown_is_cancelled_and_seen_as_a_cut(
+    upstream: ScriptedUpstream, held: asyncio.Event, cancelling: bool
+) -> None:
+    assert not held.is_set()
+    async with contextlib.AsyncExitStack() as stack:
+        async with gateway(
+            upstream.url,
+            middlewares=[*CHAIN, "doubles:Witness"],
+            server={"drain": "200ms"},
+            handler_cancellation=cancelling,
+        ) as url:
+            client = await stack.enter_async_context(connect(url))
+            await client.send(post())
+            await client.until(EVENT)
+        assert await Witness.ending() is Outcome.CANCELLED
+        assert not (await client.rest() or b"").endswith(b"0\r\n\r\n")
+
+
+async def test_a_stream_that_ends_within_the_drain_is_completed(
+    upstream: ScriptedUpstream, held: asyncio.Event
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], server={"drain": "10s"}) as url:
+            client = await stack.enter_async_context(connect(url))
+            await client.send(post())
+            await client.until(EVENT)
+            asyncio.get_running_loop().call_soon(held.set)
+        assert await Witness.ending() is Outcome.COMPLETED
+        assert (await client.rest() or b"").endswith(b"0\r\n\r\n")
+
+
+async def test_a_host_that_cancels_its_handlers_cancels_the_exchange(
+    upstream: ScriptedUpstream, held: asyncio.Event
+) -> None:
+    assert not held.is_set()
+    app = web.Application()
+    mount(
+        app,
+        "/llm",
+        {"upstreams": {"anthropic": {"url": upstream.url}}, "middlewares": ["doubles:Witness"], "sinks": []},
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        async with running(app, shutdown_timeout=0.05) as origin:
+            client = await stack.enter_async_context(connect(origin))
+            await client.send(post(path="/llm/anthropic/v1/messages"))
+            await client.until(EVENT)
+        assert await Witness.ending() is Outcome.CANCELLED
+
+
+async def test_a_raising_observer_changes_nothing_and_is_detached(
+    upstream: ScriptedUpstream, held: asyncio.Event
+) -> None:
+    held.set()
+    async with gateway(upstream.url, middlewares=["doubles:with_raising_observer", "doubles:Witness"]) as url:
+        answer = await exchange(url, post())
+    assert (EVENT + STOP, True) == (answer.body, answer.complete)
+    assert await Witness.ending() is Outcome.COMPLETED
+    assert EVENT + STOP == Witness.seen[0].response
+
+
+async def test_a_slow_observer_holds_no_byte_back(upstream: ScriptedUpstream, held: asyncio.Event) -> None:
+    """The event is with the client while the observer that is shown it still blocks."""
+    async with gateway(upstream.url, middlewares=["doubles:with_slow_observer", "doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.until(EVENT)
+            held.set()
+            await client.until(b"0\r\n\r\n")
+    assert await Witness.ending() is Outcome.COMPLETED
+    assert EVENT + STOP == Witness.seen[0].response
+
+
+async def test_a_middleware_may_read_the_body_and_it_is_still_forwarded(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:reads_the_body", *CHAIN, "doubles:Witness"]) as url:
+        await exchange(url, post(b'{"a": 1}'))
+    assert b'{"a": 1}' == bytes(upstream.requests[0].body)
+    assert b'{"a": 1}' == Witness.seen[0].request
+
+
+async def test_a_middleware_that_eats_the_body_is_told_so_rather_than_an_empty_one_forwarded(
+    upstream: ScriptedUpstream,
+) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:eats_the_body"]) as url:
+        answer = await exchange(url, post(b'{"a": 1}'))
+    assert 500 == answer.status
+    assert [] == upstream.requests
+
+
+async def test_a_middleware_may_stream_an_answer_of_its_own(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:Witness", "doubles:streams_itself"]) as url:
+        answer = await exchange(url, post())
+    assert (b"from a cache", True) == (answer.body, answer.complete)
+    assert await Witness.ending() is Outcome.REJECTED
+
+
+async def test_an_ordinary_aiohttp_middleware_fits(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:ordinary"]) as url:
+        await exchange(url, post())
+    assert [200] == doubles.ordinary_statuses

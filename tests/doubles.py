@@ -1,0 +1,151 @@
+"""Middlewares and observers that tests name in a configuration, as ``doubles:Name``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from aiohttp import web
+
+from sidestream import EXCHANGE, Observer, Outcome, ResponseHead
+
+if TYPE_CHECKING:
+    from sidestream.wire.chain import Handler
+
+
+class Seen(Observer):
+    """All that one exchange told its observer."""
+
+    def __init__(self) -> None:
+        self.request = b""
+        self.heads: list[ResponseHead] = []
+        self.response = b""
+        self.ends: list[tuple[Outcome, BaseException | None]] = []
+        self.ended = asyncio.Event()
+
+    def on_request_chunk(self, data: bytes) -> None:
+        self.request += data
+
+    def on_response_head(self, head: ResponseHead) -> None:
+        self.heads.append(head)
+
+    def on_response_chunk(self, data: bytes) -> None:
+        self.response += data
+
+    def on_end(self, outcome: Outcome, error: BaseException | None) -> None:
+        self.ends.append((outcome, error))
+        self.ended.set()
+
+
+class Witness:
+    """Keeps a `Seen` for every exchange."""
+
+    seen: ClassVar[list[Seen]] = []
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        seen = Seen()
+        self.seen.append(seen)
+        request[EXCHANGE].observe(seen)
+        return await handler(request)
+
+    @classmethod
+    async def ending(cls, number: int = -1) -> Outcome:
+        """Wait for an exchange's end; fails if it ended more than once."""
+        seen = cls.seen[number]
+        async with asyncio.timeout(10):
+            await seen.ended.wait()
+        (outcome, _error) = seen.ends[0]
+        assert [outcome] == [outcome for outcome, _ in seen.ends]
+        return outcome
+
+
+class RaisingObserver(Observer):
+    """Fails whenever it is told anything."""
+
+    def on_request_chunk(self, _data: bytes) -> None:
+        raise RuntimeError("request")
+
+    def on_response_head(self, _head: ResponseHead) -> None:
+        raise SystemExit(3)
+
+    def on_response_chunk(self, _data: bytes) -> None:
+        raise RuntimeError("response")
+
+    def on_end(self, _outcome: Outcome, _error: BaseException | None) -> None:
+        raise asyncio.CancelledError
+
+
+class SlowObserver(Observer):
+    """Blocks at every chunk, until told to go on."""
+
+    def on_response_chunk(self, _data: bytes) -> None:
+        time.sleep(0.02)  # a badly behaved observer, not a wait for something
+
+
+async def with_raising_observer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[EXCHANGE].observe(RaisingObserver())
+    return await handler(request)
+
+
+async def with_slow_observer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[EXCHANGE].observe(SlowObserver())
+    return await handler(request)
+
+
+async def raises_before(_request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    raise ValueError("sk-canary-in-an-exception")
+
+
+async def raises_after(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await handler(request)
+    raise ValueError("sk-canary-in-an-exception")
+
+
+async def answers_again(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await handler(request)
+    return web.Response(text="second")
+
+
+async def swallows_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception:  # noqa: BLE001  # what a careless middleware does
+        return web.Response(text="all is well")
+
+
+async def gives_up_soon(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async with asyncio.timeout(0.05):
+        return await handler(request)
+
+
+async def answers_itself(_request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    return web.Response(status=403, text="not today")
+
+
+async def streams_itself(request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"from a cache")
+    return response
+
+
+async def reads_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await request.read()
+    return await handler(request)
+
+
+async def eats_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await request.content.read()
+    return await handler(request)
+
+
+@web.middleware
+async def ordinary(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """An aiohttp middleware that knows nothing of sidestream."""
+    response = await handler(request)
+    ordinary_statuses.append(response.status)
+    return response
+
+
+ordinary_statuses: list[int] = []

@@ -1,0 +1,218 @@
+"""The configuration: YAML in, a typed and frozen `Config` out, or a `ConfigError` with everything that is wrong.
+
+A loaded `Config` is complete: every default is filled in, the options of plugins included, and all values have their
+types. docs/configuration.md is the reference; config/sidestream.yaml says the defaults once more, with comments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from sidestream import documents, registry, signatures
+from sidestream.documents import Expanded, join
+from sidestream.errors import ConfigError, Problem
+from sidestream.options import Duration
+from sidestream.providers import PROVIDERS
+from sidestream.registry import Kind, PluginSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Config", "PluginSpec", "Server", "Upstream", "load", "to_yaml"]
+
+_HOST = re.compile(r"[\w.:%-]+", re.ASCII)
+_URL_HOST = re.compile(r"[\w.:-]+", re.ASCII)
+_SEGMENT = r"/(?!\.{1,2}(?:/|$))"
+_PREFIX = re.compile(rf"(?:{_SEGMENT}[\w.~-]+)+", re.ASCII)
+_BASE_PATH = re.compile(rf"(?:{_SEGMENT}[\w.~!$&'()*+,;=:@-]+)*/?", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]+")
+
+
+def host_name(value: str) -> str:
+    """A name or address to listen on; the empty string, which would mean every interface, is refused."""
+    if not _HOST.fullmatch(value):
+        raise ValueError("expected a host name or address such as 127.0.0.1, ::1 or 0.0.0.0")
+    return value
+
+
+def port_number(value: int) -> int:
+    """A TCP port; 0 is any free one."""
+    if not 0 <= value <= 65535:
+        raise ValueError("expected a port from 0 to 65535; 0 takes any free one")
+    return value
+
+
+def url_prefix(value: str) -> str:
+    """The path that the gateway lives under, as a request line has it: begins with a slash, ends without one."""
+    if not _PREFIX.fullmatch(value):
+        raise ValueError(
+            "expected a path such as /api/v1/gateway: it begins with '/', does not end with one, and its segments are "
+            "letters, digits and -._~ only"
+        )
+    return value
+
+
+def upstream_url(value: str) -> str:
+    """An origin with an optional base path, returned without a slash at its end."""
+    if not _PRINTABLE.fullmatch(value):
+        raise ValueError("expected a URL such as https://api.anthropic.com, in printable ASCII")
+    try:
+        url = urlsplit(value)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("its host or port is not valid") from None
+    if url.scheme not in {"http", "https"} or not host or not _URL_HOST.fullmatch(host) or port == 0:
+        raise ValueError("expected http:// or https:// and a host, such as https://api.anthropic.com")
+    if "@" in url.netloc:
+        raise ValueError("no user name or password belongs into it: clients send their own keys")
+    if "?" in value or "#" in value:
+        raise ValueError("no query or fragment belongs into it")
+    if not _BASE_PATH.fullmatch(url.path):
+        raise ValueError("its path may not have empty or dot segments, percent signs or braces")
+    return value.rstrip("/")
+
+
+def positive(value: Duration) -> Duration:
+    """A limit that can be kept."""
+    if not value > 0:
+        raise ValueError("expected a duration of more than 0")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the gateway listens, and how long it waits for running exchanges when it is told to stop."""
+
+    host: Annotated[str, host_name] = "127.0.0.1"
+    port: Annotated[int, port_number] = 8005
+    prefix: Annotated[str, url_prefix] = "/api/v1/gateway"
+    drain: Duration = Duration(20)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One provider's address, and the idle limits towards it; no limit bounds a whole exchange."""
+
+    url: Annotated[str, upstream_url]
+    connect: Annotated[Duration, positive] = Duration(10)
+    first_byte: Annotated[Duration, positive] = Duration(600)
+    idle: Annotated[Duration, positive] = Duration(300)
+    write: Annotated[Duration, positive] = Duration(60)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be configured. `upstreams` is by provider; `middlewares` has the outermost first."""
+
+    server: Server
+    upstreams: dict[str, Upstream]
+    middlewares: tuple[PluginSpec, ...]
+    sinks: tuple[PluginSpec, ...]
+
+
+_UPSTREAMS = MappingProxyType({"anthropic": Upstream("https://api.anthropic.com")})
+_MIDDLEWARES = ("trace_export", "auth_split", "body_capture", "stream_tee")
+
+_Section = TypeVar("_Section", Server, Upstream)
+
+
+def load(source: Path | Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of a file, or of a mapping as a file would give it; all defaults without either.
+
+    `env` is what ``${NAME}`` is looked up in. `ConfigError` has every problem found.
+    """
+    unreadable: list[Problem] = []
+    problems: list[Problem] = []
+    top = _mapping(documents.read(source, env, unreadable), "", problems)
+    known = [item.name for item in fields(Config)]
+    problems += [
+        Problem(join("", name), signatures.unknown("section", name, known)) for name in top if name not in known
+    ]
+    config = Config(
+        server=_section(Server, top.get("server"), Server(), "server", problems) or Server(),
+        upstreams=_upstreams(top.get("upstreams"), problems),
+        middlewares=_plugins("middlewares", top.get("middlewares"), _MIDDLEWARES, problems),
+        sinks=_plugins("sinks", top.get("sinks"), [{"jsonl": {"path": _traces(env)}}], problems),
+    )
+    # What could not be read is no value to find fault with a second time.
+    told = {problem.path for problem in unreadable}
+    if found := unreadable + [problem for problem in problems if problem.path not in told]:
+        raise ConfigError(found)
+    return config
+
+
+def to_yaml(config: Config) -> dict[str, Any]:
+    """The whole of a configuration as plain data for a YAML file, secrets as ``***``."""
+    return {
+        "server": signatures.to_yaml(asdict(config.server)),
+        "upstreams": {name: signatures.to_yaml(asdict(upstream)) for name, upstream in config.upstreams.items()},
+        "middlewares": [_entry(spec) for spec in config.middlewares],
+        "sinks": [_entry(spec) for spec in config.sinks],
+    }
+
+
+def _entry(spec: PluginSpec) -> object:
+    return {spec.name: signatures.to_yaml(spec.options)} if spec.options else spec.name
+
+
+def _mapping(value: object, path: str, problems: list[Problem]) -> dict[str, object]:
+    """A mapping, where nothing (a key whose lines are all comments) counts as an empty one."""
+    if value is not None and not isinstance(value, dict):
+        problems.append(Problem(path, "expected a mapping of names to values" if path else "expected a mapping"))
+    return value if isinstance(value, dict) else {}
+
+
+def _section(
+    kind: type[_Section], value: object, default: _Section | None, path: str, problems: list[Problem]
+) -> _Section | None:
+    defaults = asdict(default) if default else {}
+    before = len(problems)
+    given = _mapping(value, path, problems)
+    values = signatures.read(signatures.options_of(kind), {**defaults, **given}, path, problems)
+    return kind(**values) if len(problems) == before else default
+
+
+def _upstreams(value: object, problems: list[Problem]) -> dict[str, Upstream]:
+    given = _mapping(value, "upstreams", problems)
+    upstreams = dict(_UPSTREAMS)
+    for name, item in given.items():
+        path = join("upstreams", name)
+        if name not in PROVIDERS:
+            problems.append(Problem(path, signatures.unknown("provider", name, PROVIDERS)))
+        elif upstream := _section(Upstream, item, _UPSTREAMS.get(name), path, problems):
+            upstreams[name] = upstream
+    return upstreams
+
+
+def _traces(env: Mapping[str, str]) -> str:
+    """Where traces go by default. The XDG Base Directory specification has a relative $XDG_DATA_HOME ignored."""
+    data = env.get("XDG_DATA_HOME", "")
+    return f"{data.rstrip('/') if data.startswith('/') else '~/.local/share'}/sidestream/traces.jsonl"
+
+
+def _plugins(kind: Kind, value: object, default: Sequence[object], problems: list[Problem]) -> tuple[PluginSpec, ...]:
+    if value is None:
+        value = list(default)
+    if not isinstance(value, list):
+        problems.append(Problem(kind, "expected a list; each entry is a name, or a name with a mapping of options"))
+        return ()
+    specs = [_plugin(entry, f"{kind}[{index}]", problems) for index, entry in enumerate(value)]
+    return registry.resolve(kind, [spec for spec in specs if spec], problems)
+
+
+def _plugin(entry: object, path: str, problems: list[Problem]) -> PluginSpec | None:
+    if isinstance(entry, str):
+        # A name that came from the environment may be anything, so it is not repeated.
+        return PluginSpec(str(entry), {}, path if isinstance(entry, Expanded) else join(path, entry))
+    if isinstance(entry, dict) and len(entry) == 1:
+        [(name, options)] = entry.items()
+        where = join(path, name)
+        return PluginSpec(name, _mapping(options, where, problems), where)
+    problems.append(Problem(path, "expected a name, or one name with a mapping of options (mind the indentation)"))
+    return None

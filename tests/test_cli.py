@@ -1,0 +1,212 @@
+"""The command line, in this process and in real ones."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import sidestream
+from sidestream import config
+from sidestream.cli import main
+from sidestream.errors import ConfigError, Problem, SidestreamError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BAD = "server: {prot: 1, port: sk-canary}\nsinks: [jsonk]\n"
+PROBLEMS = """\
+server.prot: unknown option, did you mean 'port'?
+server.port: expected a whole number
+sinks[0].jsonk: unknown sink, did you mean 'jsonl'?
+"""
+VERSION = importlib.metadata.version("sidestream")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[config.Config]:
+    """What `serve` has been asked to serve; it ends with status 7 then."""
+    calls: list[config.Config] = []
+
+    def serve(given: config.Config) -> int:
+        calls.append(given)
+        return 7
+
+    daemon = ModuleType("sidestream.daemon")
+    vars(daemon)["serve"] = serve
+    monkeypatch.setitem(sys.modules, "sidestream.daemon", daemon)
+    monkeypatch.setattr(sidestream, "daemon", daemon, raising=False)
+    return calls
+
+
+def run(*arguments: object, **env: str) -> Result:
+    return CliRunner(env={"SIDESTREAM_CONFIG": None, **env}).invoke(main, [str(argument) for argument in arguments])
+
+
+def process(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_the_commands(flag: str) -> None:
+    result = run(flag)
+    assert result.exit_code == 0
+    assert set(main.commands) == {"serve", "check-config", "middlewares", "demo"}
+    assert all(f"\n  {name} " in result.output for name in main.commands)
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config", "middlewares", "demo"])
+def test_every_command_has_help(command: str) -> None:
+    result = run(command, "-h")
+    assert (result.exit_code, result.output.splitlines()[0]) == (0, f"Usage: main {command} [OPTIONS]")
+
+
+def test_version_of_a_process() -> None:
+    done = process("-m", "sidestream", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"sidestream {VERSION}\n", "")
+
+
+def test_bad_configuration_of_a_process(file: Path) -> None:
+    """Problems go to standard error, one on each line, and the status is 2."""
+    file.write_text(BAD)
+    done = process("-m", "sidestream", "check-config", "-c", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{PROBLEMS}3 problems in {file}\n")
+
+
+def test_check_config_prints_the_defaults() -> None:
+    result = run("check-config")
+    assert result.exit_code == 0
+    assert yaml.safe_load(result.output) == config.to_yaml(config.load())
+
+
+def test_what_check_config_prints_is_a_configuration(file: Path) -> None:
+    """It says the same as what it was printed for, and lists sections and options in the order of the documentation."""
+    file.write_text("server: {port: 9, drain: 1m}\nsinks: [{jsonl: {path: '/$${x}'}}]\n")
+    printed = run("check-config", "-c", file).output
+    loaded = config.load(file)
+    file.write_text(printed)
+    assert config.load(file) == loaded
+    assert list(yaml.safe_load(printed)) == ["server", "upstreams", "middlewares", "sinks"]
+
+
+def test_check_config_masks_secrets(file: Path) -> None:
+    file.write_text("sinks: [{explorer: {url: 'http://e', api_key: '${KEY}'}}]\n")
+    result = run("check-config", "-c", file, KEY="inv-canary")
+    assert (result.exit_code, "inv-canary" in result.output) == (0, False)
+    assert yaml.safe_load(result.output)["sinks"][0]["explorer"]["api_key"] == "***"
+
+
+def test_check_config_asks_the_constructors(file: Path) -> None:
+    file.write_text("sinks: [{jsonl: {keep: -1}}, {explorer: {url: 'http://user:sk-canary@e'}}]\n")
+    result = run("check-config", "-c", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    lines = result.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "sinks[0].jsonl",
+        "sinks[1].explorer",
+        f"2 problems in {file}",
+    ]
+    assert "sk-canary" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_bad_configuration(command: str, file: Path, served: list[config.Config]) -> None:
+    file.write_text(BAD)
+    result = run(command, "-c", file)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{PROBLEMS}3 problems in {file}\n")
+    assert served == []
+
+
+def test_a_single_problem_is_counted_as_one(file: Path) -> None:
+    result = run("check-config", "-c", file)
+    assert (result.exit_code, result.stderr) == (2, f"there is no such file\n1 problem in {file}\n")
+
+
+def test_the_file_may_come_from_the_environment(file: Path) -> None:
+    file.write_text("server: {port: 9}")
+    assert yaml.safe_load(run("check-config", SIDESTREAM_CONFIG=str(file)).output)["server"]["port"] == 9
+
+
+def test_an_empty_environment_variable_names_no_file() -> None:
+    assert run("check-config", SIDESTREAM_CONFIG="").exit_code == 0
+
+
+def test_serve_serves_the_defaults(served: list[config.Config]) -> None:
+    """Its status is the daemon's."""
+    assert run("serve").exit_code == 7
+    assert served == [config.load()]
+
+
+def test_serve_takes_host_and_port_from_the_command_line(file: Path, served: list[config.Config]) -> None:
+    file.write_text("server: {port: 9, host: 127.0.0.2, drain: 1s}")
+    run("serve", "-c", file, "--host", "::1", "--port", "0")
+    run("serve", "-c", file)
+    assert [(item.server.host, item.server.port, float(item.server.drain)) for item in served] == [
+        ("::1", 0, 1.0),
+        ("127.0.0.2", 9, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["--host", ""], ["--host", "a b"], ["x"]])
+def test_serve_refuses_a_bad_command_line(arguments: list[str], served: list[config.Config]) -> None:
+    assert run("serve", *arguments).exit_code == 2
+    assert served == []
+
+
+def test_serve_reports_what_the_daemon_refuses(monkeypatch: pytest.MonkeyPatch, served: list[config.Config]) -> None:
+    def refuse(given: config.Config) -> int:
+        served.append(given)
+        raise ConfigError([Problem("sinks[0].jsonl", "keep must be 0 or more")])
+
+    monkeypatch.setattr(sys.modules["sidestream.daemon"], "serve", refuse)
+    result = run("serve")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "sinks[0].jsonl: keep must be 0 or more\n1 problem in the defaults\n",
+    )
+
+
+def test_serve_says_why_it_cannot_run_here(monkeypatch: pytest.MonkeyPatch, served: list[config.Config]) -> None:
+    def fail(given: config.Config) -> int:
+        served.append(given)
+        raise SidestreamError("aiohttp's C extension is missing")
+
+    monkeypatch.setattr(sys.modules["sidestream.daemon"], "serve", fail)
+    result = run("serve")
+    assert (result.exit_code, result.stderr) == (1, "Error: aiohttp's C extension is missing\n")
+
+
+def test_middlewares_lists_everything_installed() -> None:
+    result = run("middlewares")
+    assert result.exit_code == 0
+    assert (
+        f"\n  body_capture  (sidestream {VERSION}, sidestream.middlewares.body_capture:BodyCapture)\n" in result.output
+    )
+    assert "\n      limit: size; default 32MiB\n" in result.output
+    assert "\n      require_trace_key: auto, true or false; default auto\n" in result.output
+    assert "\n      url: text; required\n" in result.output
+    assert "\n  jsonl  (" in result.output.partition("Sinks, for the list `sinks`:")[2]
+
+
+def test_demo_ends_with_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("sidestream.demo.run")
+    vars(module)["main"] = lambda: 5
+    monkeypatch.setitem(sys.modules, "sidestream.demo.run", module)
+    monkeypatch.setattr("sidestream.demo.run", module, raising=False)
+    assert run("demo").exit_code == 5
+
+
+def test_the_console_script_is_this_command_line() -> None:
+    [script] = importlib.metadata.entry_points(group="console_scripts", name="sidestream")
+    assert script.load() is main

@@ -1,0 +1,369 @@
+"""A configuration is loaded whole, or refused with everything that is wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidestream.config import Config, PluginSpec, Server, Upstream, load, to_yaml
+from sidestream.errors import ConfigError
+from sidestream.options import Duration, Secret, Size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFAULT = load(None, {})
+
+
+def problems_of(source: Path | dict[str, Any], env: dict[str, str] | None = None) -> list[str]:
+    """Everything that is wrong with a configuration."""
+    with pytest.raises(ConfigError) as caught:
+        load(source, env or {})
+    return str(caught.value).splitlines()
+
+
+def test_defaults() -> None:
+    queue = {"queue": 10_000, "queue_bytes": Size(256 << 20), "attempts": 8, "backoff": Duration(5)}
+    jsonl = {"path": "~/.local/share/sidestream/traces.jsonl", "rotate": Size(100 << 20), "keep": 5, **queue}
+    expected = Config(
+        server=Server("127.0.0.1", 8005, "/api/v1/gateway", Duration(20)),
+        upstreams={
+            "anthropic": Upstream("https://api.anthropic.com", Duration(10), Duration(600), Duration(300), Duration(60))
+        },
+        middlewares=(
+            PluginSpec("trace_export", {}, "middlewares[0].trace_export"),
+            PluginSpec("auth_split", {"require_trace_key": "auto"}, "middlewares[1].auth_split"),
+            PluginSpec("body_capture", {"limit": Size(32 << 20)}, "middlewares[2].body_capture"),
+            PluginSpec("stream_tee", {"limit": Size(32 << 20)}, "middlewares[3].stream_tee"),
+        ),
+        sinks=(PluginSpec("jsonl", jsonl, "sinks[0].jsonl"),),
+    )
+    assert expected == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("env", "path"),
+    [
+        ({"XDG_DATA_HOME": "/data/"}, "/data/sidestream/traces.jsonl"),
+        ({"XDG_DATA_HOME": ""}, "~/.local/share/sidestream/traces.jsonl"),
+        ({"XDG_DATA_HOME": "relative"}, "~/.local/share/sidestream/traces.jsonl"),
+    ],
+)
+def test_traces_go_where_xdg_says(env: dict[str, str], path: str) -> None:
+    assert path == load(None, env).sinks[0].options["path"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {},
+        {"server": None, "upstreams": None, "middlewares": None, "sinks": None},
+        {"server": {}, "upstreams": {}},
+        {"upstreams": {"anthropic": None}},
+    ],
+)
+def test_what_is_left_out_keeps_its_default(source: dict[str, Any]) -> None:
+    assert load(source, {}) == DEFAULT
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing yet\n")
+    assert load(file, {}) == DEFAULT
+
+
+def test_part_of_a_section_keeps_the_rest() -> None:
+    loaded = load({"server": {"port": 0}, "upstreams": {"anthropic": {"idle": "5s"}}}, {})
+    assert loaded.server == Server(port=0)
+    assert loaded.upstreams == {"anthropic": Upstream("https://api.anthropic.com", idle=Duration(5))}
+
+
+def test_lists_replace_the_default() -> None:
+    loaded = load({"middlewares": [], "sinks": []}, {})
+    assert (loaded.middlewares, loaded.sinks) == ((), ())
+
+
+def test_a_plugin_is_a_name_or_a_name_with_options() -> None:
+    entries = ["auth_split", {"body_capture": None}, {"stream_tee": {"limit": "1kB"}}]
+    loaded = load({"middlewares": entries}, {})
+    assert [(spec.name, spec.options) for spec in loaded.middlewares] == [
+        ("auth_split", {"require_trace_key": "auto"}),
+        ("body_capture", {"limit": 32 << 20}),
+        ("stream_tee", {"limit": 1000}),
+    ]
+
+
+def test_two_sinks_may_be_of_one_kind() -> None:
+    sinks = load({"sinks": [{"jsonl": {"path": "/a"}}, {"jsonl": {"path": "/b"}}]}, {}).sinks
+    assert [(sink.path, sink.options["path"]) for sink in sinks] == [("sinks[0].jsonl", "/a"), ("sinks[1].jsonl", "/b")]
+
+
+def test_the_environment_gives_values_of_every_type() -> None:
+    source = {
+        "server": {"port": "${PORT}", "drain": "${DRAIN}s"},
+        "middlewares": [{"auth_split": {"require_trace_key": "${REQUIRE}"}}],
+        "sinks": [{"explorer": {"url": "http://${HOST}", "api_key": "${KEY:-}", "concurrency": "${MANY:-7}"}}],
+    }
+    loaded = load(source, {"PORT": "80", "DRAIN": "3", "REQUIRE": "true", "HOST": "explorer"})
+    assert (80, Duration(3)) == (loaded.server.port, loaded.server.drain)
+    assert loaded.middlewares[0].options == {"require_trace_key": True}
+    explorer = loaded.sinks[0].options
+    assert (explorer["url"], explorer["api_key"], explorer["concurrency"]) == ("http://explorer", None, 7)
+
+
+def test_a_value_cannot_inject_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("sinks:\n- jsonl:\n    path: ${EVIL}\n")
+    evil = "x\n    keep: 0\n- explorer: {url: ${HOME}}"
+    [sink] = load(file, {"EVIL": evil, "HOME": "/root"}).sinks
+    assert (evil, 5) == (sink.options["path"], sink.options["keep"])
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDESTREAM_TEST_PORT", "9")
+    assert load({"server": {"port": "${SIDESTREAM_TEST_PORT}"}}).server.port == 9
+
+
+def test_every_problem_is_reported() -> None:
+    source = {
+        "servers": {},
+        "server": {"port": "sk-canary", "prot": 1, "host": "${NONE}"},
+        "upstreams": {"anthropc": {}, "anthropic": {"url": "ftp://sk-canary", "idle": 0}},
+        "middlewares": [
+            {"auth_split": {"require_trace_key": "sk-canary"}},
+            {"stream_tee": {"limt": "1kB"}},
+            "body_captur",
+            {"body_capture": {}, "limit": 5},
+            5,
+        ],
+        "sinks": [{"explorer": {"api_key": ["sk-canary"], "timeout": "sk-canary"}}, {"jsonl": ["path"]}, "json"],
+    }
+    assert problems_of(source) == [
+        "server.host: the environment variable NONE is not set",
+        "servers: unknown section, did you mean 'server'?",
+        "server.prot: unknown option, did you mean 'port'?",
+        "server.port: expected a whole number",
+        "upstreams.anthropc: unknown provider, did you mean 'anthropic'?",
+        "upstreams.anthropic.url: expected http:// or https:// and a host, such as https://api.anthropic.com",
+        "upstreams.anthropic.idle: expected a duration of more than 0",
+        "middlewares[3]: expected a name, or one name with a mapping of options (mind the indentation)",
+        "middlewares[4]: expected a name, or one name with a mapping of options (mind the indentation)",
+        "middlewares[0].auth_split.require_trace_key: expected auto, true or false",
+        "middlewares[1].stream_tee.limt: unknown option, did you mean 'limit'?",
+        "middlewares[2].body_captur: unknown middleware, did you mean 'body_capture'?",
+        "sinks[1].jsonl: expected a mapping of names to values",
+        "sinks[0].explorer.url: required, but not given",
+        "sinks[0].explorer.api_key: expected a secret",
+        "sinks[0].explorer.timeout: expected a duration such as 20s, 500ms, 15m or a number of seconds",
+        "sinks[2].json: unknown sink, did you mean 'jsonl'?",
+    ]
+
+
+@pytest.mark.parametrize("content", ["[]", "text", "5", "- server: {}"])
+def test_the_top_must_be_a_mapping(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    assert problems_of(file) == ["expected a mapping"]
+
+
+def test_a_file_is_refused_with_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("server:\n  port: [sk-canary\n")
+    assert problems_of(file) == ["line 3, column 1: not valid YAML: expected ',' or ']', but got '<stream end>'"]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({"server": []}, "server: expected a mapping of names to values"),
+        ({"upstreams": "x"}, "upstreams: expected a mapping of names to values"),
+        ({"upstreams": {"anthropic": 5}}, "upstreams.anthropic: expected a mapping of names to values"),
+        (
+            {"middlewares": "auth_split"},
+            "middlewares: expected a list; each entry is a name, or a name with a mapping of options",
+        ),
+        ({"sinks": {"jsonl": {}}}, "sinks: expected a list; each entry is a name, or a name with a mapping of options"),
+    ],
+)
+def test_sections_of_the_wrong_type(source: dict[str, Any], problem: str) -> None:
+    assert [problem] == problems_of(source)
+
+
+def test_a_name_from_the_environment_is_not_repeated() -> None:
+    [problem] = problems_of({"sinks": ["${KEY}"]}, {"KEY": "inv-canary"})
+    assert problem.startswith("sinks[0]: unknown sink; known: ")
+    assert "inv-canary" not in problem
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::", "::1", "fe80::1%eth0", "my-host.example"])
+def test_hosts(host: str) -> None:
+    assert host == load({"server": {"host": host}}, {}).server.host
+
+
+@pytest.mark.parametrize("host", ["", "a b", "[::1]", "http://x", "a/b", "a\n", "ü"])
+def test_hosts_that_are_none(host: str) -> None:
+    assert problems_of({"server": {"host": host}}) == [
+        "server.host: expected a host name or address such as 127.0.0.1, ::1 or 0.0.0.0"
+    ]
+
+
+@pytest.mark.parametrize("port", [0, 1, 65535])
+def test_ports(port: int) -> None:
+    assert port == load({"server": {"port": port}}, {}).server.port
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_ports_out_of_range(port: int) -> None:
+    expected = ["server.port: expected a port from 0 to 65535; 0 takes any free one"]
+    assert expected == problems_of({"server": {"port": port}})
+
+
+@pytest.mark.parametrize("port", [True, "8005", 80.0, None, [80]])
+def test_ports_of_the_wrong_type(port: object) -> None:
+    assert problems_of({"server": {"port": port}}) == ["server.port: expected a whole number"]
+
+
+@pytest.mark.parametrize("prefix", ["/a", "/api/v1/gateway", "/a.b/~c/-_", "/...", "/.a"])
+def test_prefixes(prefix: str) -> None:
+    assert prefix == load({"server": {"prefix": prefix}}, {}).server.prefix
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "/",
+        "a",
+        "/a/",
+        "//a",
+        "/a//b",
+        "/.",
+        "/a/../b",
+        "/a/./b",
+        "/%61",
+        "/{a}",
+        "/a?b",
+        "/a#b",
+        "/a b",
+        "/a\n",
+        "/ü",
+    ],
+)
+def test_prefixes_that_cannot_be(prefix: str) -> None:
+    [problem] = problems_of({"server": {"prefix": prefix}})
+    assert problem.startswith("server.prefix: expected a path such as /api/v1/gateway")
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://api.anthropic.com", "https://api.anthropic.com"),
+        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+        ("http://[::1]:80", "http://[::1]:80"),
+        ("HTTPS://example.com/base/path/", "HTTPS://example.com/base/path"),
+        ("https://example.com/a:b@c", "https://example.com/a:b@c"),
+    ],
+)
+def test_upstream_urls(url: str, kept: str) -> None:
+    assert kept == load({"upstreams": {"anthropic": {"url": url}}}, {}).upstreams["anthropic"].url
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "expected a URL"),
+        ("https://exa mple", "expected a URL"),
+        ("https://example\n.com", "expected a URL"),
+        ("https://exämple.com", "expected a URL"),
+        ("example.com", "expected http:// or https://"),
+        ("//example.com", "expected http:// or https://"),
+        ("ftp://example.com", "expected http:// or https://"),
+        ("https://", "expected http:// or https://"),
+        ("https:///path", "expected http:// or https://"),
+        ("https://example.com:0", "expected http:// or https://"),
+        ("https://example\\.com", "expected http:// or https://"),
+        ("https://ex%61mple.com", "expected http:// or https://"),
+        ("https://example.com:http", "its host or port is not valid"),
+        ("https://example.com:65536", "its host or port is not valid"),
+        ("https://[::1", "its host or port is not valid"),
+        ("https://user@example.com", "no user name or password"),
+        ("https://:sk-canary@example.com", "no user name or password"),
+        ("https://@example.com", "no user name or password"),
+        ("https://example.com?a=b", "no query or fragment"),
+        ("https://example.com/?", "no query or fragment"),
+        ("https://example.com/#", "no query or fragment"),
+        ("https://example.com/a//b", "its path may not have"),
+        ("https://example.com//", "its path may not have"),
+        ("https://example.com/../a", "its path may not have"),
+        ("https://example.com/a/.", "its path may not have"),
+        ("https://example.com/%2e", "its path may not have"),
+        ("https://example.com/{a}", "its path may not have"),
+    ],
+)
+def test_upstream_urls_that_cannot_be(url: str, problem: str) -> None:
+    [found] = problems_of({"upstreams": {"anthropic": {"url": url}}})
+    assert found.startswith(f"upstreams.anthropic.url: {problem}")
+    assert "sk-canary" not in found
+
+
+@pytest.mark.parametrize("limit", ["connect", "first_byte", "idle", "write"])
+def test_a_limit_of_nothing_is_refused(limit: str) -> None:
+    expected = [f"upstreams.anthropic.{limit}: expected a duration of more than 0"]
+    assert expected == problems_of({"upstreams": {"anthropic": {limit: "0s"}}})
+
+
+def test_nothing_need_be_waited_for_at_a_stop() -> None:
+    assert load({"server": {"drain": 0}}, {}).server.drain == Duration(0)
+
+
+def test_yaml_of_a_configuration_loads_as_the_same(tmp_path: Path) -> None:
+    """Whatever `$` and quotes it has; only secrets do not come back."""
+    source = {"sinks": [{"jsonl": {"path": "/$${HOME}/a: #b", "backoff": 1234567.25}}], "server": {"drain": "20ms"}}
+    loaded = load(source, {})
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_yaml(loaded)))
+    assert load(file, {}) == loaded
+
+
+def test_yaml_of_a_configuration_masks_secrets() -> None:
+    loaded = load({"sinks": [{"explorer": {"url": "http://e", "api_key": "inv-canary"}}]}, {})
+    assert loaded.sinks[0].options["api_key"] == Secret("inv-canary")
+    assert to_yaml(loaded)["sinks"][0]["explorer"]["api_key"] == "***"
+    assert "inv-canary" not in repr(loaded)
+
+
+WORDS = st.sampled_from(
+    ["server", "port", "upstreams", "anthropic", "url", "middlewares", "sinks", "jsonl", "path", "limit", "auth_split"]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | WORDS | st.binary(max_size=3)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=5), inner, max_size=4)
+)
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "server": st.dictionaries(st.sampled_from(["host", "port", "prefix", "drain"]), VALUES),
+        "upstreams": st.dictionaries(WORDS, st.dictionaries(st.sampled_from(["url", "idle", "connect"]), VALUES)),
+        "middlewares": st.lists(WORDS | st.dictionaries(WORDS, VALUES, max_size=2), max_size=4),
+        "sinks": st.lists(
+            st.fixed_dictionaries({"jsonl": st.dictionaries(st.sampled_from(["path", "rotate", "keep"]), VALUES)})
+        ),
+    },
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(source=st.dictionaries(WORDS, VALUES) | SECTIONS)
+def test_any_mapping_loads_or_is_refused(source: dict[str, Any]) -> None:
+    """Nothing but `ConfigError` ever comes out, and what loads is complete."""
+    try:
+        loaded = load(source, {})
+    except ConfigError as error:
+        problems = error.problems
+        assert problems
+    else:
+        assert load(to_yaml(loaded), {}) == loaded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from doubles import Witness, ordinary_statuses
+from doubles import Witness, captures, ordinary_statuses
 from sidestream.testing import ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def _forget() -> None:
     Witness.seen.clear()
     ordinary_statuses.clear()
+    captures.clear()
 
 
 @pytest.fixture

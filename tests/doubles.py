@@ -7,11 +7,18 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import web
+from multidict import CIMultiDict
 
-from sidestream import EXCHANGE, Observer, Outcome, ResponseHead
+from sidestream import EXCHANGE, Exchange, Observer, Outcome, ResponseHead
+from sidestream.middlewares.body_capture import REQUEST_BODY
+from sidestream.middlewares.stream_tee import RESPONSE_BODY
+from sidestream.providers import PROVIDERS
 
 if TYPE_CHECKING:
+    from sidestream.middlewares.stream_tee import ResponseCapture
+    from sidestream.wire.capture import Capture
     from sidestream.wire.chain import Handler
+    from sidestream.wire.live import Live
 
 
 class Seen(Observer):
@@ -119,6 +126,15 @@ async def gives_up_soon(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
 
 
+async def returns_nothing(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await handler(request)
+    return None  # type: ignore[return-value]  # what a forgotten return does
+
+
+async def forgets_to_relay(request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    return None  # type: ignore[return-value]
+
+
 async def answers_itself(_request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
     return web.Response(status=403, text="not today")
 
@@ -138,6 +154,37 @@ async def reads_the_body(request: web.Request, handler: Handler) -> web.StreamRe
 async def eats_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     await request.content.read()
     return await handler(request)
+
+
+async def shows_captures(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keeps what the two captures have at the end of each exchange."""
+    request[EXCHANGE].observe(_AtTheEnd(request))
+    return await handler(request)
+
+
+class _AtTheEnd(Observer):
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    def on_end(self, outcome: Outcome, error: BaseException | None) -> None:  # noqa: ARG002
+        captures.append((self._request.get(REQUEST_BODY), self._request.get(RESPONSE_BODY)))
+
+
+captures: list[tuple[Capture | None, ResponseCapture | None]] = []
+
+
+def new_exchange(live: Live) -> Exchange:
+    """An exchange as the gateway would make it."""
+    exchange = Exchange(
+        provider=PROVIDERS["anthropic"],
+        dataset="d",
+        method="POST",
+        target="/v1/messages?beta=true",
+        request_headers=CIMultiDict(),
+        live=live,
+    )
+    live.begun(exchange)
+    return exchange
 
 
 @web.middleware

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 from aiohttp import ClientError, web
 
 from sidestream.errors import ClientDisconnected, GatewayError, RelayError
+from sidestream.tasks import where
 from sidestream.wire import routes
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, Provider
 from sidestream.wire.headers import request_headers
@@ -107,6 +108,8 @@ class Gateway:
             response = error
         except Exception as error:  # noqa: BLE001  # a middleware's bug must not become aiohttp's page, nor a second response
             response = self._failed(exchange, error)
+        if not isinstance(cast("object", response), web.StreamResponse):  # a forgotten return
+            response = self._failed(exchange, TypeError("a middleware returned no response"))
         if response is exchange.response:
             return response
         written = request.writer.output_size > 0
@@ -116,7 +119,7 @@ class Gateway:
 
     def _failed(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
         self._live.counters.middleware_failures += 1
-        log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=_where(error))
+        log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))
         exchange.error_code = "internal_error"
         return self.refuse(GatewayError(500, "internal_error", "the gateway failed"), exchange.provider)
 
@@ -143,11 +146,3 @@ class Gateway:
             return response
         exchange.settle(Outcome.REJECTED)
         return response
-
-
-def _where(error: BaseException) -> str:
-    """The innermost place of a traceback: a file and a line, never a value."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"

@@ -13,6 +13,9 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
+from sidestream.tasks import spawn
 from sidestream.wire.exchange import Outcome
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from sidestream.wire.exchange import Exchange
+
+log = structlog.get_logger()
 
 
 class Swept(Protocol):
@@ -72,7 +77,19 @@ class Live:
         self._exchanges.discard(exchange)
         if not exchange.exact:
             self.counters.inexact += 1
-        self.counters.exchanges[exchange.outcome or "cancelled"] += 1
+        outcome = exchange.outcome or Outcome.CANCELLED
+        self.counters.exchanges[outcome] += 1
+        log.info(
+            "exchange_ended",
+            exchange=exchange.id,
+            dataset=exchange.dataset,
+            provider=exchange.provider.name,
+            method=exchange.method,
+            path=exchange.path,
+            status=exchange.head.status if exchange.head else exchange.error_code,
+            outcome=outcome.value,
+            seconds=round((exchange.ended or exchange.started) - exchange.started, 4),
+        )
         if not self._exchanges:
             self._idle.set()
 
@@ -93,7 +110,7 @@ class Live:
     @contextlib.asynccontextmanager
     async def sweeping(self, interval: float) -> AsyncIterator[None]:
         """Sweep every `interval` seconds as long as this context lasts."""
-        task = asyncio.create_task(self._sweep(interval), name="sidestream sweep")
+        task = spawn(self._sweep(interval), name="sweep")
         try:
             yield
         finally:

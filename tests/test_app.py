@@ -1,0 +1,47 @@
+"""Putting it together; what the whole does is told in tests/behaviours."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rawhttp import exchange, post
+from sidestream import ConfigError, create_app
+from sidestream.testing import gateway
+
+if TYPE_CHECKING:
+    from sidestream.testing import ScriptedUpstream
+
+HEALTH = b"GET /api/v1/gateway/health HTTP/1.1\r\nHost: g\r\n\r\n"
+
+
+def test_a_configuration_that_cannot_work_is_refused_before_anything_listens() -> None:
+    with pytest.raises(ConfigError) as caught:
+        create_app({"middlewares": ["trace_exprt"], "sinks": [{"explorer": {}}]})
+    assert ["middlewares[0]", "sinks[0].explorer.url"] == [problem.path for problem in caught.value.problems]
+
+
+async def test_health_tells_what_was_counted(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url) as url:
+        before = json.loads((await exchange(url, HEALTH, method="GET")).body)
+        await exchange(url, post())
+        await exchange(url, post(headers=""))
+        after = json.loads((await exchange(url, HEALTH, method="GET")).body)
+    assert ("ok", {}, 0) == (before["status"], before["exchanges"], before["live"])
+    assert {"completed": 1, "rejected": 1} == after["exchanges"]
+    assert {"missing_provider_key": 1} == after["rejected"]
+    assert (0, 0, 0) == tuple(after[name] for name in ("observer_failures", "middleware_failures", "inexact"))
+
+
+async def test_a_failing_middleware_and_observer_are_counted(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:with_raising_observer", "doubles:raises_after"]) as url:
+        await exchange(url, post())
+        report = json.loads((await exchange(url, HEALTH, method="GET")).body)
+    assert (1, 1) == (report["observer_failures"], report["middleware_failures"])
+
+
+async def test_a_dataset_may_be_called_health(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url) as url:
+        assert 200 == (await exchange(url, post(path="/api/v1/gateway/health/anthropic/v1/messages"))).status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import web
@@ -15,6 +14,8 @@ from sidestream.middlewares.stream_tee import RESPONSE_BODY
 from sidestream.providers import PROVIDERS
 
 if TYPE_CHECKING:
+    import threading
+
     from sidestream.middlewares.stream_tee import ResponseCapture
     from sidestream.wire.capture import Capture
     from sidestream.wire.chain import Handler
@@ -83,11 +84,14 @@ class RaisingObserver(Observer):
         raise asyncio.CancelledError
 
 
-class SlowObserver(Observer):
-    """Blocks at every chunk, until told to go on."""
+class BlockingObserver(Observer):
+    """Blocks the whole event loop at a chunk until somebody else has seen that chunk."""
+
+    seen_elsewhere: ClassVar[threading.Event]
+    in_time: ClassVar[list[bool]] = []
 
     def on_response_chunk(self, _data: bytes) -> None:
-        time.sleep(0.02)  # a badly behaved observer, not a wait for something
+        self.in_time.append(self.seen_elsewhere.wait(5))
 
 
 async def with_raising_observer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,8 +99,8 @@ async def with_raising_observer(request: web.Request, handler: Handler) -> web.S
     return await handler(request)
 
 
-async def with_slow_observer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[EXCHANGE].observe(SlowObserver())
+async def with_blocking_observer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[EXCHANGE].observe(BlockingObserver())
     return await handler(request)
 
 

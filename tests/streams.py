@@ -63,7 +63,7 @@ def sdk_message(body: bytes) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns of blocks that it does not know
             return _accumulate(body)
-    except Exception as error:  # whatever it is, there is no message
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise SDKError from error
 
 

@@ -190,6 +190,17 @@ async def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path, upstream: S
     assert "Traceback" not in err.decode()
 
 
+async def test_without_aiohttps_c_extension_it_does_not_start(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidestream", "serve", "--port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "XDG_DATA_HOME": str(tmp_path), "AIOHTTP_NO_EXTENSIONS": "1"},
+    )
+    _out, err = await process.communicate()
+    assert 1 == process.returncode
+    assert "C extension" in err.decode()
+
+
 async def test_a_configuration_that_cannot_work_is_refused_with_every_problem(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("middlewares: [trace_export, {stream_tee: {limt: 1MiB}}]\nsinks: [{jsnl: {}}]\n")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
+import uvloop
 from aiohttp import web
 
 import doubles
@@ -17,7 +21,7 @@ from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 CHAIN = ["trace_export", "auth_split", "body_capture", "stream_tee"]
 EVENT = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -369,16 +373,33 @@ async def test_a_raising_observer_changes_nothing_and_is_detached(
     assert EVENT + STOP == Witness.seen[0].response
 
 
-async def test_a_slow_observer_holds_no_byte_back(upstream: ScriptedUpstream, held: asyncio.Event) -> None:
-    """The event is with the client while the observer that is shown it still blocks."""
-    async with gateway(upstream.url, middlewares=["doubles:with_slow_observer", "doubles:Witness"]) as url:
-        async with connect(url) as client:
-            await client.send(post())
-            await client.until(EVENT)
-            held.set()
-            await client.until(b"0\r\n\r\n")
-    assert await Witness.ending() is Outcome.COMPLETED
-    assert EVENT + STOP == Witness.seen[0].response
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_slow_observer_holds_no_byte_back(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    """What it is shown is already with the client: a client in another thread, as the observer blocks the loop."""
+    doubles.BlockingObserver.seen_elsewhere = seen = threading.Event()
+    doubles.BlockingObserver.in_time.clear()
+
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(post())
+            received = b""
+            while not received.endswith(b"0\r\n\r\n"):
+                received += connection.recv(1 << 16)
+                if EVENT in received:
+                    seen.set()
+
+    async def main() -> None:
+        async def script(_received: Received, connection: Connection) -> None:
+            await connection.send(STREAM_HEAD + chunk(EVENT) + chunk(b""))
+
+        async with ScriptedUpstream(script) as upstream:
+            async with gateway(upstream.url, middlewares=["doubles:with_blocking_observer"]) as url:
+                port = urlsplit(url).port
+                assert port
+                await asyncio.to_thread(client, port)
+
+    run(main())
+    assert [True] == doubles.BlockingObserver.in_time
 
 
 async def test_a_middleware_may_read_the_body_and_it_is_still_forwarded(upstream: ScriptedUpstream) -> None:

@@ -170,6 +170,22 @@ async def test_a_stream_that_was_cut_or_abandoned_keeps_what_there_was(
         assert trace["messages"][-1]["content"]
 
 
+async def test_an_early_answer_leaves_a_trace_that_says_so(tmp_path: Path) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(response(b'{"type":"error"}', status="413 Too Large"))
+
+    file = tmp_path / "t.jsonl"
+    async with ScriptedUpstream(script, early=True) as early:
+        async with gateway(early.url, middlewares=WITNESSED, sinks=[{"jsonl": {"path": str(file)}}]) as url:
+            async with connect(url) as client:
+                head = post(REQUEST, headers=HEADERS).replace(b"Content-Length: ", b"Content-Length: 9")
+                await client.send(head)
+                assert 413 == (await client.answer()).status
+            await Witness.ending()
+    (trace,) = lines(file)
+    assert (413, False) == (trace["metadata"]["status"], trace["metadata"]["request_complete"])
+
+
 async def test_leaving_at_message_stop_is_a_whole_message(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     stream = (FIXTURES / "text.sse").read_bytes()
 

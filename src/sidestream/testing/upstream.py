@@ -140,8 +140,8 @@ class ScriptedUpstream:
                     await self.script(received, connection)
                 if self._early:
                     await self._read_body(reader, received)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # cancelled by __aexit__; asyncio's streams would report it as a failure
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -7,6 +7,9 @@ message equals theirs:
 - an unfinished string, number, literal or key is left out;
 - where a container goes on with neither a comma nor its end, it ends there, and the enclosing one is asked;
 - what follows the outermost value is ignored.
+
+Nesting beyond what `jsons.clean` keeps, and more values than anybody sends, count as the end of the text: a body made
+to be slow to read must not hold up the others.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from sidestream.providers.jsons import DECODER, UNREADABLE
+from sidestream.providers.jsons import DECODER, MAX_DEPTH, UNREADABLE
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _HALF_NUMBER: Final = re.compile(r"-?\d+(?:\.(?!\d)|(?:\.\d+)?[eE](?![-+]?\d))")
 _UNFINISHED_NUMBER: Final = re.compile(r"-?\d+(?:\.|(?:\.\d+)?[eE][-+]?)")
 _LITERALS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _ESCAPE: Final = len(r"\uFFFF")
+_MOST_VALUES: Final = 500_000
 
 
 class _Cut(Exception):
@@ -59,7 +63,9 @@ class _Reader:
         if top is None:
             return self._scalar()
         try:
-            while self._open:
+            for _ in range(_MOST_VALUES):
+                if not self._open or len(self._open) > MAX_DEPTH:
+                    break
                 self._step(self._open[-1])
         except _Cut:
             pass

@@ -144,6 +144,16 @@ def test_an_error_of_any_shape_is_kept(data: str, error: dict[str, Any]) -> None
     assert assembler.result().error == error
 
 
+@pytest.mark.parametrize("name", ["event: message\n", ""])
+def test_an_error_that_is_not_named_so_is_kept_but_ends_nothing(name: str) -> None:
+    body = stream("text").replace(
+        b"event: ping\ndata: {", name.encode() + b'data: {"type":"error","error":{"no":1},"x":{'
+    )
+    body = body.replace(b'"x":{"type":"ping"}', b'"x":{"type":"ping"}}')
+    assembled = assemble(body)
+    assert (assembled.error, comparable(assembled.message)) == ({"no": 1}, sdk_message(body))
+
+
 @pytest.mark.parametrize(
     ("name", "complete"),
     [
@@ -375,6 +385,17 @@ def test_no_stream_makes_it_raise(story: list[Any], junk: list[bytes]) -> None:
     body = written(story)
     third = len(body) // 3
     assemble(body[:third], *junk, body[third:])
+
+
+@pytest.mark.parametrize("depth", [900, 960, 980, 990, 1000])
+def test_depth_makes_nothing_raise(depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    start = '{"type":"message_start","message":{"content":[],"usage":{"a":DEEP}}}'.replace("DEEP", deep)
+    delta = '{"type":"message_delta","delta":{},"usage":{"a":DEEP}}'.replace("DEEP", deep)
+    assembler = Assembler()
+    assembler.feed(Event("message_start", start))
+    assembler.feed(Event("message_delta", delta))
+    assembler.result()
 
 
 def test_a_long_stream_takes_linear_time() -> None:

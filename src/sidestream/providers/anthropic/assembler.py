@@ -62,6 +62,7 @@ class Assembler:
         self._message: dict[str, Any] | None = None
         self._blocks: list[Block] = []
         self._error: dict[str, Any] | None = None
+        self._broken_off = False
         self._stopped = False
         self._reasoned = False
         self._extras = Extras()
@@ -110,9 +111,11 @@ class Assembler:
 
     def _apply(self, event: Event, kind: object, data: Any) -> str | None:
         """Apply an event; say among which extras to keep it if it is, or has, something that no rule takes in."""
-        if self._error is not None:
+        if self._broken_off:
             return "after_error"
         if event.name == "error" or kind == "error":
+            # Only by its name does a client know an error; it reads on after one that is merely of that type.
+            self._broken_off = event.name == "error"
             self._error = read_error(data, event.data)
             return "errors" if isinstance(data, dict) and data.keys() > {"type", "error"} else None
         if event.name is None:
@@ -185,7 +188,7 @@ class Assembler:
         taken_in = (
             delta.keys() <= {*_STOP_FIELDS, "container"}
             and data.keys() <= {"type", "delta", "usage", "context_management", "input_transformations"}
-            and all(value is None or counts.get(key) == value for key, value in usage.items())
+            and _holds(counts, usage)
         )
         return None if taken_in else "events"
 
@@ -198,3 +201,11 @@ class Assembler:
         "message_stop": _stop,
         "ping": lambda *_: None,
     }
+
+
+def _holds(counts: dict[str, Any], usage: dict[str, Any]) -> bool:
+    """Whether everything that `usage` says can be seen in `counts`."""
+    try:
+        return all(value is None or counts.get(key) == value for key, value in usage.items())
+    except RecursionError:  # nested nearly as deep as a parser takes
+        return False

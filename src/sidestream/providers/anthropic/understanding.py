@@ -14,6 +14,8 @@ from sidestream.providers.extras import Extras
 from sidestream.providers.jsons import UNREADABLE, clean, parse
 
 _NOTHING: Final = Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={})
+_PIECE: Final = 256 << 10
+"""Bytes of a stream whose events exist at the same time."""
 _FIELDS: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
@@ -86,8 +88,9 @@ def _read_error(value: dict[str, Any], body: bytes) -> Assembled:
 
 def _assemble(body: bytes) -> Assembled:
     decoder, assembler = sse.Decoder(), Assembler()
-    for event in decoder.feed(body):
-        assembler.feed(event)
+    for start in range(0, len(body), _PIECE):
+        for event in decoder.feed(body[start : start + _PIECE]):
+            assembler.feed(event)
     assembler.finish(decoder.finish())
     return assembler.result()
 

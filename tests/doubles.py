@@ -150,6 +150,25 @@ async def streams_itself(request: web.Request, handler: Handler) -> web.StreamRe
     return response
 
 
+async def breaks_its_own_stream(request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"from a cache")
+    raise ValueError
+
+
+async def notes_cancelling(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keeps how many cancellations of its task are unaccounted for once the relay is over."""
+    try:
+        return await handler(request)
+    finally:
+        task = asyncio.current_task()
+        cancellations.append(task.cancelling() if task else -1)
+
+
+cancellations: list[int] = []
+
+
 async def reads_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     await request.read()
     return await handler(request)

@@ -20,7 +20,8 @@ HEALTH = b"GET /api/v1/gateway/health HTTP/1.1\r\nHost: g\r\n\r\n"
 def test_a_configuration_that_cannot_work_is_refused_before_anything_listens() -> None:
     with pytest.raises(ConfigError) as caught:
         create_app({"middlewares": ["trace_exprt"], "sinks": [{"explorer": {}}]})
-    assert ["middlewares[0].trace_exprt", "sinks[0].explorer.url"] == [problem.path for problem in caught.value.problems]
+    paths = [problem.path for problem in caught.value.problems]
+    assert ["middlewares[0].trace_exprt", "sinks[0].explorer.url"] == paths
 
 
 async def test_health_tells_what_was_counted(upstream: ScriptedUpstream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import random
@@ -13,6 +14,7 @@ from doubles import Witness
 from rawhttp import KEYS, PATH, connect, exchange, post
 from sidestream.testing import ScriptedUpstream, gateway
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
+from sidestream.wire.passthrough import _Relay
 
 EVERY_BYTE = bytes(range(256)) * 8
 
@@ -133,7 +135,7 @@ async def test_cookies_of_one_client_do_not_reach_another(upstream: ScriptedUpst
         await connection.send(response(headers=[("Set-Cookie", "__cf_bm=mine; Path=/")]))
 
     upstream.script = script
-    async with gateway(upstream.url) as url:
+    async with gateway(upstream.url.replace("127.0.0.1", "localhost")) as url:  # jars keep nothing of an address
         await exchange(url, post())
         await exchange(url, post())
     assert [[], []] == [request.header("Cookie") for request in upstream.requests]
@@ -265,6 +267,48 @@ async def test_an_early_answer_is_relayed_while_the_client_still_sends(upstream:
         await Witness.ending()
     assert len(early.requests[0].body) < 1000000
     assert [] == upstream.requests
+
+
+async def test_once_the_upstream_answers_no_more_of_the_request_is_sent() -> None:
+    told = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(b"enough"))
+        await told.wait()
+        await connection.send(chunk(b"!") + chunk(b""))
+
+    async with ScriptedUpstream(script, early=True) as early:
+        async with gateway(early.url, middlewares=["doubles:Witness"]) as url, connect(url) as client:
+            await client.send(f"POST {PATH} HTTP/1.1\r\nHost: g\r\n{KEYS}Content-Length: 999\r\n\r\nabc".encode())
+            await client.until(b"enough")
+            await client.send(b"defghi")
+            told.set()
+            await client.until(b"0\r\n\r\n")
+            await Witness.ending()
+        await early.ended.wait()
+    assert b"abc" == bytes(early.requests[0].body)
+    assert b"abc" == Witness.seen[0].request
+
+
+async def test_a_finished_relay_is_not_kept_by_the_pooled_connection(upstream: ScriptedUpstream) -> None:
+    begun = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD)
+        await begun.wait()
+        await connection.send(chunk(b"rest") + chunk(b""))
+
+    upstream.script = script
+    async with gateway(upstream.url) as url, connect(url) as client:
+        for _ in range(5):
+            begun.clear()
+            await client.send(post())
+            await client.head()
+            begun.set()
+            await client.until(b"0\r\n\r\n")
+        gc.collect()
+        assert [] == [thing for thing in gc.get_objects() if isinstance(thing, _Relay)]
+    assert 1 == upstream.connections
 
 
 async def test_a_header_that_cannot_be_carried_back_is_left_out_and_counted(upstream: ScriptedUpstream) -> None:

@@ -425,6 +425,70 @@ async def test_a_middleware_may_stream_an_answer_of_its_own(upstream: ScriptedUp
     assert await Witness.ending() is Outcome.REJECTED
 
 
+async def test_a_middleware_that_fails_in_its_own_stream_breaks_it_off(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:Witness", "doubles:breaks_its_own_stream"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            assert not (await client.rest() or b"").endswith(b"0\r\n\r\n")
+    assert await Witness.ending() is Outcome.CANCELLED
+
+
+async def test_a_limit_leaves_no_cancellation_behind_in_the_middlewares_task(upstream: ScriptedUpstream) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.closed_by_peer()
+
+    upstream.script = script
+    doubles.cancellations.clear()
+    async with gateway(upstream.url, limits={"first_byte": "50ms"}, middlewares=["doubles:notes_cancelling"]) as url:
+        assert 504 == (await exchange(url, post())).status
+    assert [0] == doubles.cancellations
+
+
+async def test_what_a_client_that_has_gone_would_have_received_is_still_observed(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    gone = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await gone.wait()
+        await connection.send(chunk(STOP))
+        await connection.closed_by_peer()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=[*CHAIN, "doubles:Witness"], handler_cancellation=cancelling) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.until(EVENT)
+            client.reset()
+            if cancelling:
+                await Witness.ending()
+            gone.set()
+            assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+    assert EVENT + (b"" if cancelling else STOP) == Witness.seen[0].response
+
+
+async def test_a_bad_chunk_behind_a_slow_reader_is_never_a_clean_end(upstream: ScriptedUpstream) -> None:
+    """The upstream's connection is long gone while its last bytes still wait for the client."""
+    body = bytes(8 << 20)
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD)
+        for start in range(0, len(body), 1000):
+            await connection.send(chunk(body[start : start + 1000]))
+        await connection.send(b"zz\r\n")
+        await connection.closed_by_peer()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=["doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await client.head()
+            rest = await client.rest()
+    assert await Witness.ending() is Outcome.UPSTREAM_FAILED
+    assert not (rest or b"").endswith(b"0\r\n\r\n")
+
+
 async def test_an_ordinary_aiohttp_middleware_fits(upstream: ScriptedUpstream) -> None:
     async with gateway(upstream.url, middlewares=["doubles:ordinary"]) as url:
         await exchange(url, post())

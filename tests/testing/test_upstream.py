@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import aiohttp
 import pytest
 
-from sidestream.testing import ScriptedUpstream
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
+
+if TYPE_CHECKING:
+    from sidestream.testing import ScriptedUpstream
 
 
 async def test_it_keeps_what_it_was_sent_and_answers_an_empty_200(upstream: ScriptedUpstream) -> None:

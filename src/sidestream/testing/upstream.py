@@ -97,6 +97,8 @@ class ScriptedUpstream:
         self.activity = asyncio.Event()
         """Set whenever a head or a piece of a body has arrived."""
         self.connections = 0
+        self.ended = asyncio.Event()
+        """Set when a connection has ended."""
         self._early = early
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,6 +146,7 @@ class ScriptedUpstream:
             pass  # cancelled by __aexit__; asyncio's streams would report it as a failure
         finally:
             self._tasks.discard(task)
+            self.ended.set()
             writer.close()
 
     async def _read_body(self, reader: asyncio.StreamReader, received: Received) -> None:

@@ -1,20 +1,42 @@
-"""config/sidestream.yaml and docs/configuration.md say what the code does."""
+"""config/ and docs/ say what the code does."""
 
 from __future__ import annotations
 
+import ast
+import configparser
+import dataclasses
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 import yaml
 
-from sidestream import config, signatures
+from sidestream import Exchange, Outcome, config, signatures
 from sidestream.errors import ConfigError
-from sidestream.registry import OptionInfo, PluginInfo, describe
+from sidestream.providers import PROVIDERS
+from sidestream.registry import OptionInfo, PluginInfo, build_all, describe
+from sidestream.sinks.base import Counters
+from sidestream.testing import gateway
+from sidestream.traces.record import Record
+from sidestream.traces.recorder import RecorderCounters
+from sidestream.traces.understanding import understand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config" / "sidestream.yaml"
 REFERENCE = ROOT / "docs" / "configuration.md"
+README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+WRITING = ROOT / "docs" / "writing-a-middleware.md"
+DECISIONS = ROOT / "docs" / "decisions"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCE = sorted((ROOT / "src" / "sidestream").rglob("*.py"))
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "_warn": "warning", "error": "error"}
+LEVELS |= {"log": "as logged"}
 
 PLUGINS = [*describe("middlewares"), *describe("sinks")]
 ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
@@ -111,3 +133,138 @@ def test_the_first_example_in_the_docs_loads(tmp_path: Path) -> None:
     file.write_text(first)
     loaded = config.load(file, {"INVARIANT_API_URL": "http://127.0.0.1"})
     assert (loaded.server.port, loaded.sinks[0].name) == (9000, "explorer")
+
+
+# What is configured ready-made, and what the other pages say about the code.
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_ready_configuration_works(file: Path) -> None:
+    loaded = config.load(file, {"INVARIANT_API_URL": "http://127.0.0.1"})
+    chain, sinks = build_all(loaded.middlewares, loaded.sinks)
+    assert (len(loaded.middlewares), len(loaded.sinks)) == (len(chain), len(sinks))
+
+
+def first_cells(file: Path, heading: str) -> list[str]:
+    """The first column of the tables under a heading, up to the next heading."""
+    _, found, rest = file.read_text().partition(f"# {heading}\n")
+    assert found, f"{file.name} has no section {heading!r}"
+    return re.findall(r"^\| `([\w.]+)` \|", re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0], re.MULTILINE)
+
+
+def source_calls() -> Iterator[ast.Call]:
+    for file in SOURCE:
+        yield from (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+
+
+def test_the_readme_has_every_error_code_with_its_status() -> None:
+    raised = {
+        (str(call.args[1].value), str(call.args[0].value))
+        for call in source_calls()
+        if isinstance(call.func, ast.Name) and call.func.id == "GatewayError"
+        if isinstance(call.args[0], ast.Constant) and isinstance(call.args[1], ast.Constant)
+    }
+    assert len(raised) > 15
+    section = README.read_text().partition("\n## Errors\n")[2].partition("\n## ")[0]
+    assert raised == set(re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE))
+
+
+def logged() -> dict[str, set[str]]:
+    """Every log event of the source with its levels."""
+    events: dict[str, set[str]] = {}
+    for call in source_calls():
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        strings = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        if name in LEVELS and strings and re.fullmatch(r"[a-z]+(_[a-z]+)+", strings[0]):
+            events.setdefault(strings[0], set()).add(LEVELS[name])
+    return events
+
+
+def test_operations_has_every_log_event_with_its_level() -> None:
+    section = OPERATIONS.read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE)
+    assert logged() == {event: set(levels.split(", ")) for event, levels in rows}
+
+
+async def test_operations_has_every_field_of_health_and_every_counter() -> None:
+    async with gateway("http://127.0.0.1:9") as url, aiohttp.ClientSession() as client:
+        async with client.get(f"{url}/health") as answer:
+            report = await answer.json()
+    assert list(report) == first_cells(OPERATIONS, "Health")
+    counters = [field.name for kind in (RecorderCounters, Counters) for field in dataclasses.fields(kind)]
+    assert sorted(counters) == sorted(first_cells(OPERATIONS, "Counters"))
+
+
+def test_operations_has_every_field_of_a_trace() -> None:
+    """Those of a record with which everything is wrong that can be."""
+    record = Record(
+        id="1",
+        dataset="d",
+        provider="anthropic",
+        method="POST",
+        path="/v1/messages",
+        request_headers={"content-encoding": "unheard-of"},
+        request_body=b"{",
+        request_truncated=True,
+        request_complete=False,
+        status=529,
+        response_body=b'{"error": {"type": "overloaded_error"}}',
+        outcome="upstream_failed",
+        error="UpstreamFailed",
+        started_at=0.0,
+        duration=1.0,
+        end_verifiable=False,
+        exact=False,
+    )
+    trace = understand(record, PROVIDERS["anthropic"])
+    assert sorted(trace.metadata) == sorted(first_cells(OPERATIONS, "The trace"))
+
+
+def test_the_outcomes_are_all_explained() -> None:
+    cells = first_cells(WRITING, "Observers")
+    assert [outcome.value for outcome in Outcome] == [cell for cell in cells if not cell.startswith("on_")]
+
+
+def test_the_members_of_an_exchange_exist() -> None:
+    rows = re.findall(r"^\| (`[^|]+) \|", section_text(WRITING, "The exchange"), re.MULTILINE)
+    cells = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert cells <= set(Exchange.__init__.__code__.co_names)
+    assert len(cells) > 10
+
+
+def section_text(file: Path, heading: str) -> str:
+    _, found, rest = file.read_text().partition(f"\n## {heading}\n")
+    assert found, f"{file.name} has no section {heading!r}"
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_every_link_leads_somewhere(file: Path) -> None:
+    """Within the project; addresses elsewhere are not looked up."""
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", file.read_text()):
+        target = file.parent / path if path else file
+        assert target.exists(), f"{file.name} links to {path}"
+        assert not anchor or anchor in anchors(target), f"{file.name} links to {path}#{anchor}"
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings, as its readers' browsers know them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", sorted(DECISIONS.glob("*.md")), ids=lambda file: file.name)
+def test_a_decision_is_short_and_numbered(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith(f"# {int(file.name[:4])}. ")
+
+
+def test_every_dependency_has_its_reason() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = f"{setup['options']['install_requires']} {setup['options.extras_require']['test']}"
+    reasons = " ".join(re.findall(r"^\| ([^|]+) \|", (DECISIONS / "0008-dependencies.md").read_text(), re.MULTILINE))
+    wanted = set(re.findall(r"^\s*([\w-]+)>=", named.replace(" ", "\n"), re.MULTILINE))
+    assert wanted == set(re.findall(r"[\w-]+", reasons)) & wanted
+    assert len(wanted) > 10

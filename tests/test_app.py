@@ -36,6 +36,21 @@ async def test_health_tells_what_was_counted(upstream: ScriptedUpstream) -> None
     assert (0, 0, 0) == tuple(after[name] for name in ("observer_failures", "middleware_failures", "inexact"))
 
 
+async def test_what_no_route_took_is_counted_too(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url) as url:
+        await exchange(url, post(path="/elsewhere"))
+        await exchange(url, post(path="/api/v1/gateway/nowhere"))
+        await exchange(url, b"not http\r\n\r\n")
+        report = json.loads((await exchange(url, HEALTH, method="GET")).body)
+    assert {"unknown_route": 2, "bad_request": 1} == report["rejected"]
+
+
+async def test_a_middleware_may_read_a_body_of_any_size(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:reads_the_body"]) as url:
+        assert 200 == (await exchange(url, post(bytes(3 << 20)))).status
+    assert 3 << 20 == len(upstream.requests[0].body)
+
+
 async def test_a_failing_middleware_and_observer_are_counted(upstream: ScriptedUpstream) -> None:
     async with gateway(upstream.url, middlewares=["doubles:with_raising_observer", "doubles:raises_after"]) as url:
         await exchange(url, post())

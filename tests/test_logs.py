@@ -59,6 +59,28 @@ def test_a_library_is_logged_by_place_and_kind_of_error_and_never_by_its_words()
     assert ("library_warned", "aiohttp.server", "ValueError") == (entry["event"], entry["library"], entry["error"])
 
 
+def test_in_a_host_without_structlog_events_go_to_its_logging(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    logs.fit_in()
+    with caplog.at_level(logging.INFO, "sidestream"):
+        structlog.get_logger().info("something_happened", exchange="1")
+        structlog.get_logger().debug("detail_seen")
+    assert [("sidestream", "event='something_happened' exchange='1'")] == [
+        (record.name, record.getMessage()) for record in caplog.records
+    ]
+    assert "" == capsys.readouterr().out
+
+
+def test_a_host_that_has_set_structlog_up_keeps_its_own_way() -> None:
+    stream = io.StringIO()
+    logs.configure(stream)
+    logs.fit_in()
+    structlog.get_logger().info("something_happened")
+    assert "something_happened" in stream.getvalue()
+
+
 def test_debug_lines_are_left_out() -> None:
     stream = io.StringIO()
     logs.configure(stream)

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from rawhttp import connect
+from sidestream import create_app
 from sidestream.server import serving
 
 
@@ -24,7 +25,7 @@ async def test_a_shutdown_closes_idle_connections_at_once_and_busy_ones_after_th
     async def hold(_app: web.Application) -> None:
         await go_on.wait()
 
-    app = web.Application()
+    app = create_app({"sinks": []}, raw_request_bodies=True)
     app.router.add_get("/slow", slow)
     app.router.add_get("/quick", quick)
     app.on_shutdown.append(hold)

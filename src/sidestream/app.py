@@ -20,12 +20,12 @@ from aiohttp.http import HttpRequestParser
 from yarl import URL
 
 from sidestream import config as configuration
-from sidestream import registry
+from sidestream import logs, registry
 from sidestream.errors import GatewayError, SidestreamError
 from sidestream.middlewares.auth_split import TRACE_KEY_NEEDED
 from sidestream.providers import PROVIDERS
 from sidestream.traces.recorder import RECORDER, Recorder
-from sidestream.wire.chain import Gateway, compose
+from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.live import Live
 from sidestream.wire.passthrough import Limits, PassThrough, Upstream, only_upstream_head
 
@@ -67,8 +67,10 @@ def create_app(
     request bodies with a content-encoding are refused (415), because aiohttp would hand them on decoded.
     """
     loaded = _loaded(config)
-    app = web.Application()
-    app.add_subapp(loaded.server.prefix, _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain)))
+    app = web.Application(client_max_size=0)  # for a middleware that reads a body; the relay has no limit anyway
+    gateway = _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain))
+    app[LIVE] = gateway[LIVE]
+    app.add_subapp(loaded.server.prefix, gateway)
     app.router.add_route("*", "/{tail:.*}", _no_such_route)
     return app
 
@@ -82,9 +84,11 @@ def mount(
 ) -> None:
     """Add the gateway to `app` under `prefix`; to be called before the application starts.
 
-    The host decides what concerns its server: ``server.*`` is ignored, with a warning. Its middlewares and its
-    ``on_response_prepare`` signals see the gateway's requests as any others.
+    `config` and `raw_request_bodies` are as for `create_app`. The host decides what concerns its server: ``server.*``
+    is ignored, with a warning. Its middlewares and its ``on_response_prepare`` signals see the gateway's requests as
+    any others. Where it has not configured structlog, events go to its `logging`.
     """
+    logs.fit_in()
     loaded = _loaded(config)
     if loaded.server != configuration.Server():
         log.warning("server_options_ignored", reason="the embedding application runs the server")
@@ -100,11 +104,11 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
         raise SidestreamError("aiohttp's C extension is missing; its pure-Python parser is too lax for a gateway")
     middlewares, sinks = registry.build_all(config.middlewares, config.sinks)
     app = web.Application()
+    app[LIVE] = live = Live()
     app[_SINKS] = sinks
     app[TRACE_KEY_NEEDED] = any(sink.needs_trace_key for sink in sinks)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        live = Live()
         recorder = Recorder(PROVIDERS, sinks)
         upstreams = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
@@ -116,7 +120,6 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
                 await sink.start()
             recorder.start()
             await stack.enter_async_context(live.sweeping(_sweep_interval(upstreams)))
-            app[LIVE] = live
             app[RECORDER] = recorder
             app[_GATEWAY] = Gateway(
                 compose(middlewares, PassThrough(session, upstreams, live)),
@@ -166,12 +169,13 @@ async def _expect_later(_request: web.Request) -> None:
     """Leave ``Expect: 100-continue`` unanswered until the body is really wanted; a refused request never sends it."""
 
 
-async def _no_such_route(_request: web.Request) -> web.StreamResponse:
-    error = GatewayError(404, "unknown_route", "no such route")
-    body = PROVIDERS["anthropic"].error_body(error.status, error.message)
-    return web.Response(
-        status=error.status, body=body, content_type="application/json", headers={"x-sidestream-error": error.code}
-    )
+async def _no_such_route(request: web.Request) -> web.StreamResponse:
+    return refuse(request.app, GatewayError(404, "unknown_route", "no such route"))
+
+
+def refuse(app: web.Application, error: GatewayError) -> web.Response:
+    """An answer of our own to what no provider's route took; `app` is one that `create_app` made."""
+    return refusal(error, next(iter(PROVIDERS.values())), app[LIVE].counters)
 
 
 async def _health(request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """Logging of the standalone gateway: structlog, readable on a terminal and JSON otherwise, on standard error.
 
-An embedding application configures structlog as it likes; nothing here runs there. What libraries log through `logging`
+An embedding application configures structlog as it likes; where it does not, `fit_in` makes do with its `logging`. What
+libraries log through `logging`
 is cut down to the kind of error and its place, because their messages may quote what a client sent, keys included.
 """
 
@@ -33,6 +34,21 @@ def configure(stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[RedactingHandler()], level=logging.WARNING, force=True)
+
+
+def fit_in() -> None:
+    """In somebody else's process: send events to `logging`, logger ``sidestream``, unless structlog is set up there."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=lambda *_: logging.getLogger("sidestream"),
+    )
 
 
 class RedactingHandler(logging.Handler):

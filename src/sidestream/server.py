@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from sidestream.providers import PROVIDERS
+from sidestream.app import refuse
+from sidestream.errors import GatewayError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,10 +43,11 @@ class FrontDoor(web.RequestHandler):
     one would wait for nothing. Here they are closed at once.
     """
 
-    __slots__ = ("_idle",)
+    __slots__ = ("_app", "_idle")
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(self, app: web.Application, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._app = app
         self._idle = True
 
     def data_received(self, data: bytes) -> None:
@@ -74,12 +76,10 @@ class FrontDoor(web.RequestHandler):
         log.warning("request_refused", status=status, error=type(exc).__name__ if exc is not None else None)
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; there can be no second one")
-        code, text = ("bad_request", "the request is not well-formed HTTP")
+        error = GatewayError(status, "bad_request", "the request is not well-formed HTTP")
         if status >= 500:
-            code, text = ("internal_error", "the gateway failed")
-        body = PROVIDERS["anthropic"].error_body(status, text)
-        headers = {"x-sidestream-error": code}
-        response = web.Response(status=status, body=body, content_type="application/json", headers=headers)
+            error = GatewayError(status, "internal_error", "the gateway failed")
+        response = refuse(self._app, error)
         response.force_close()
         return response
 
@@ -94,10 +94,11 @@ async def serving(
     shutdown_timeout: float = 1.0,
     pause: float = _PAUSE,
 ) -> AsyncIterator[int]:
-    """Serve `app` as long as this context lasts; yields the port (0 asks for any free one). `OSError` if it is taken.
+    """Serve `app`, which `create_app` made, as long as this context lasts.
 
-    At the end: stop listening, wait `pause` seconds, run the application's shutdown (which drains its streams), and
-    cancel what is left after `shutdown_timeout` seconds.
+    Yields the port (0 asks for any free one); `OSError` if it is taken. At the end: stop listening, wait `pause`
+    seconds, run the application's shutdown (which drains its streams), and cancel what is left after `shutdown_timeout`
+    seconds.
     """
     runner = web.AppRunner(
         app, handler_cancellation=handler_cancellation, shutdown_timeout=shutdown_timeout, **_OPTIONS
@@ -108,7 +109,7 @@ async def serving(
         assert server is not None  # noqa: S101  # setup() made it
         loop = asyncio.get_running_loop()
         listening = await loop.create_server(
-            lambda: FrontDoor(server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
+            lambda: FrontDoor(app, server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
         )
         try:
             yield listening.sockets[0].getsockname()[1]

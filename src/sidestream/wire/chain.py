@@ -27,7 +27,7 @@ from sidestream.wire.passthrough import reset
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sidestream.wire.live import Live
+    from sidestream.wire.live import Counters, Live
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,6 +49,14 @@ def compose(middlewares: Sequence[Middleware], innermost: Handler) -> Handler:
     return handler
 
 
+def refusal(error: GatewayError, provider: Provider, counters: Counters) -> web.Response:
+    """An answer of our own, in the provider's error shape; counted by its code."""
+    counters.rejected[error.code] += 1
+    headers = {"x-sidestream-error": error.code, "Server": "sidestream"}
+    body = provider.error_body(error.status, error.message)
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
+
+
 class Gateway:
     """The aiohttp handler of every gateway route."""
 
@@ -67,9 +75,9 @@ class Gateway:
             routes.check(request, raw_bodies=self._raw_bodies)
             route = routes.parse(request.raw_path, prefix, self._providers)
         except GatewayError as error:
-            refusal = self.refuse(error)
-            refusal.force_close()
-            return refusal
+            response = refusal(error, self._default, self._live.counters)
+            response.force_close()
+            return response
         exchange = Exchange(
             provider=self._providers[route.provider],
             dataset=route.dataset,
@@ -88,19 +96,12 @@ class Gateway:
         finally:
             exchange.end()
 
-    def refuse(self, error: GatewayError, provider: Provider | None = None) -> web.Response:
-        """Our own answer, in the provider's error shape."""
-        self._live.counters.rejected[error.code] += 1
-        body = (provider or self._default).error_body(error.status, error.message)
-        headers = {"x-sidestream-error": error.code}
-        return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
-
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         try:
             response = await self._handler(request)
         except GatewayError as error:
             exchange.error_code = error.code
-            response = self.refuse(error, exchange.provider)
+            response = refusal(error, exchange.provider, self._live.counters)
         except RelayError as error:  # settled, and the client's transport broken off, where it happened
             log.debug("relay_broken", exchange=exchange.id, error=type(error).__name__)
             return web.Response(status=499)
@@ -121,7 +122,8 @@ class Gateway:
         self._live.counters.middleware_failures += 1
         log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))
         exchange.error_code = "internal_error"
-        return self.refuse(GatewayError(500, "internal_error", "the gateway failed"), exchange.provider)
+        failure = GatewayError(500, "internal_error", "the gateway failed")
+        return refusal(failure, exchange.provider, self._live.counters)
 
     def _second_response(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """A middleware came up with another response, or failed, after one had begun."""

@@ -39,7 +39,7 @@ class Outcome(enum.StrEnum):
     TIMED_OUT = "timed_out"
     """One of the idle limits passed."""
     REJECTED = "rejected"
-    """Answered by the gateway itself; nothing was forwarded."""
+    """Answered by the gateway itself, or by a middleware, and not by the upstream."""
     CANCELLED = "cancelled"
     """Cut by the gateway: at shutdown, or by a middleware."""
 

@@ -8,6 +8,7 @@ clean end, a client that leaves ends the upstream at once, and the outcome is se
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import struct
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add",
 # aiohttp adds these where they are absent; the promise is the sender's head and nothing else.
 _ADDED_TO_REQUESTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _ADDED_TO_RESPONSES = ("Server", "Date", "Content-Type")
+_ONE_WRITE = 1 << 20
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -160,7 +162,7 @@ class _Relay:
             raise UpstreamFailed("the upstream switched protocols")
         return answer
 
-    async def _body(self) -> bytes | AsyncIterator[bytes] | None:
+    async def _body(self) -> bytes | io.BytesIO | AsyncIterator[bytes] | None:
         """The request's body: None, all of it if it is here already (one write), or a stream."""
         request = self._request
         if not request.body_exists:
@@ -175,7 +177,7 @@ class _Relay:
         if not data and request.content_length:
             raise RuntimeError("a middleware consumed the request's body; use request.read(), or an observer")
         self._exchange.request_chunk(data)
-        return data
+        return data if len(data) <= _ONE_WRITE else io.BytesIO(data)  # which aiohttp sends in pieces
 
     async def _upload(self) -> AsyncIterator[bytes]:
         content = self._request.content

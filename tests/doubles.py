@@ -150,6 +150,13 @@ async def streams_itself(request: web.Request, handler: Handler) -> web.StreamRe
     return response
 
 
+async def streams_then_relays(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"from a cache")
+    return await handler(request)
+
+
 async def breaks_its_own_stream(request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
     response = web.StreamResponse()
     await response.prepare(request)
@@ -167,6 +174,28 @@ async def notes_cancelling(request: web.Request, handler: Handler) -> web.Stream
 
 
 cancellations: list[int] = []
+
+
+async def abandons_the_relay(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Runs the relay in a task, does not wait for its end, and answers by itself."""
+    relay = asyncio.ensure_future(handler(request))
+    orphans.append(relay)
+    await abandon.wait()
+    return web.Response(text="something else")
+
+
+abandon = asyncio.Event()
+"""Made anew by the test, in its own event loop."""
+orphans: list[asyncio.Future[web.StreamResponse]] = []
+
+
+async def exits(request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG001
+    raise SystemExit(3)
+
+
+async def nibbles_at_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await request.content.read(3)
+    return await handler(request)
 
 
 async def reads_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:

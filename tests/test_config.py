@@ -367,3 +367,11 @@ def test_any_mapping_loads_or_is_refused(source: dict[str, Any]) -> None:
         assert problems
     else:
         assert load(to_yaml(loaded), {}) == loaded
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".test", "."])
+def test_a_host_that_no_resolver_takes_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.host"):
+        load({"server": {"host": host}})
+    with pytest.raises(ConfigError, match=r"upstreams\.anthropic\.url"):
+        load({"upstreams": {"anthropic": {"url": f"http://{host}"}}})

@@ -190,6 +190,38 @@ async def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path, upstream: S
     assert "Traceback" not in err.decode()
 
 
+async def test_a_log_that_cannot_be_written_is_nobody_elses_trouble(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Standard error is a pipe that nobody reads, and then one whose reader has gone."""
+    file = tmp_path / "sidestream.yaml"
+    file.write_text(yaml.safe_dump({"upstreams": {"anthropic": {"url": upstream.url}}, "sinks": []}))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(1 << 16))
+    os.set_blocking(writing, True)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidestream", "serve", "-c", str(file), "--port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=writing,
+    )
+    os.close(writing)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            url = (await process.stdout.readline()).decode().split()[-1]
+            for _ in range(5):
+                assert 200 == (await exchange(url, post())).status
+            os.close(reading)
+            for _ in range(5):
+                assert 200 == (await exchange(url, post())).status
+            process.send_signal(signal.SIGTERM)
+            assert 0 == await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
 async def test_without_aiohttps_c_extension_it_does_not_start(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sidestream", "serve", "--port", "0"),

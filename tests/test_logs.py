@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,8 +33,9 @@ def _restored() -> Iterator[None]:
 
 def test_away_from_a_terminal_every_line_is_json() -> None:
     stream = io.StringIO()
-    logs.configure(stream)
+    writer = logs.configure(stream)
     structlog.get_logger().info("something_happened", exchange="1", odd={1, 2})
+    writer.flush(5)
     entry = json.loads(stream.getvalue())
     assert ("something_happened", "info", "1") == (entry["event"], entry["level"], entry["exchange"])
     assert entry["timestamp"].endswith("Z")
@@ -41,19 +43,21 @@ def test_away_from_a_terminal_every_line_is_json() -> None:
 
 def test_on_a_terminal_it_is_readable() -> None:
     stream = Terminal()
-    logs.configure(stream)
+    writer = logs.configure(stream)
     structlog.get_logger().info("something_happened", exchange="1")
+    writer.flush(5)
     assert "something_happened" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
 
 
 def test_a_library_is_logged_by_place_and_kind_of_error_and_never_by_its_words() -> None:
     stream = io.StringIO()
-    logs.configure(stream)
+    writer = logs.configure(stream)
     try:
         int("sk-canary")
     except ValueError:
         logging.getLogger("aiohttp.server").exception("Error handling %s", "sk-canary")
+    writer.flush(5)
     assert "sk-canary" not in stream.getvalue()
     entry = json.loads(stream.getvalue())
     assert ("library_warned", "aiohttp.server", "ValueError") == (entry["event"], entry["library"], entry["error"])
@@ -75,14 +79,70 @@ def test_in_a_host_without_structlog_events_go_to_its_logging(
 
 def test_a_host_that_has_set_structlog_up_keeps_its_own_way() -> None:
     stream = io.StringIO()
-    logs.configure(stream)
+    writer = logs.configure(stream)
     logs.fit_in()
     structlog.get_logger().info("something_happened")
+    writer.flush(5)
     assert "something_happened" in stream.getvalue()
 
 
 def test_debug_lines_are_left_out() -> None:
     stream = io.StringIO()
-    logs.configure(stream)
+    writer = logs.configure(stream)
     structlog.get_logger().debug("detail_seen")
+    writer.flush(5)
     assert "" == stream.getvalue()
+
+
+def test_a_library_may_log_at_a_level_of_its_own() -> None:
+    stream = io.StringIO()
+    writer = logs.configure(stream)
+    logging.getLogger("odd").log(35, "between")
+    writer.flush(5)
+    assert "library_warned" == json.loads(stream.getvalue())["event"]
+
+
+class Stuck(io.StringIO):
+    """A reader that does not read, until told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self.blocked = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.blocked.set()
+        assert self.go_on.wait(10)
+        return super().write(text)
+
+
+def test_a_reader_that_does_not_read_holds_nobody_up_and_lines_without_room_are_counted() -> None:
+    stream = Stuck()
+    writer = logs.LineWriter(stream, most=2)
+    writer.msg("first")
+    assert stream.blocked.wait(10)
+    for line in ("second", "third", "fourth", "fifth"):
+        writer.msg(line)
+    assert 2 == writer.dropped
+    stream.go_on.set()
+    writer.flush(5)
+    assert ["first", "second", "third"] == stream.getvalue().splitlines()
+
+
+def test_a_stream_that_cannot_be_written_to_raises_nothing_and_is_counted() -> None:
+    stream = io.StringIO()
+    stream.close()
+    writer = logs.LineWriter(stream)
+    writer.msg("lost")
+    writer.flush(5)
+    assert 1 == writer.dropped
+
+
+def test_lines_that_were_lost_are_counted_for_everybody_to_see() -> None:
+    stream = io.StringIO()
+    writer = logs.configure(stream)
+    before = logs.lines_dropped()
+    stream.close()
+    structlog.get_logger().info("something_happened")
+    writer.flush(5)
+    assert before + 1 == logs.lines_dropped()

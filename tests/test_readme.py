@@ -210,9 +210,9 @@ def test_the_header_and_the_combined_key_are_what_auth_split_takes() -> None:
     text = README.read_text()
     assert "`Invariant-Authorization: Bearer EXPLORERKEY`" in text
     assert "`PROVIDERKEY;invariant-auth=EXPLORERKEY`" in text
-    explicit = split(CIMultiDict({"Invariant-Authorization": "Bearer EXPLORERKEY"}))
-    combined = split(CIMultiDict({"x-api-key": "PROVIDERKEY;invariant-auth=EXPLORERKEY"}))
-    bearer = split(CIMultiDict({"Authorization": "Bearer PROVIDERKEY;invariant-auth=EXPLORERKEY"}))
+    explicit = split(CIMultiDict(), ["Bearer EXPLORERKEY"])
+    combined = split(CIMultiDict({"x-api-key": "PROVIDERKEY;invariant-auth=EXPLORERKEY"}), ())
+    bearer = split(CIMultiDict({"Authorization": "Bearer PROVIDERKEY;invariant-auth=EXPLORERKEY"}), ())
     assert ["EXPLORERKEY"] * 3 == [key.reveal() for key in (explicit, combined, bearer) if key]
 
 

@@ -360,3 +360,25 @@ def test_describing_a_function_takes_its_first_line() -> None:
 def test_describing_survives_a_broken_plugin() -> None:
     [gone] = [info for info in describe("middlewares") if info.name == "gone"]
     assert (gone.summary, gone.options) == ("Cannot be used: plug has no Gone", [])
+
+
+def test_a_constructor_that_fails_is_a_problem_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "class Bad:\n    def __init__(self):\n        1 / 0\n    async def __call__(self, request, handler): ...\n"
+    (tmp_path / "bad_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"its constructor failed: ZeroDivisionError at .*bad_plugin\.py:3"):
+        build("middlewares", [PluginSpec("bad_plugin:Bad")])
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "import sys; sys.exit(5)"])
+def test_a_module_that_fails_to_import_is_a_problem_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"cannot be imported: (ZeroDivisionError|SystemExit) at .*broken_plugin\.py:1"
+    ):
+        build("middlewares", [PluginSpec("broken_plugin:Name")])

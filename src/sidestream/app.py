@@ -27,10 +27,10 @@ from sidestream.providers import PROVIDERS
 from sidestream.traces.recorder import RECORDER, Recorder
 from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.live import Live
-from sidestream.wire.passthrough import Limits, PassThrough, Upstream, only_upstream_head
+from sidestream.wire.passthrough import CleanConnector, Limits, PassThrough, Upstream, only_upstream_head
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sidestream.config import Config
     from sidestream.sinks.base import Sink
@@ -51,6 +51,8 @@ _SESSION: dict[str, Any] = {
 }
 # Shorter than a provider's own, so that a pooled connection is hardly ever one the other side has just closed.
 _KEEPALIVE = 15.0
+
+_VERSION = version("sidestream")
 
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 _GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
@@ -109,15 +111,16 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
     app[TRACE_KEY_NEEDED] = any(sink.needs_trace_key for sink in sinks)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        deadline = 0.0
         recorder = Recorder(PROVIDERS, sinks)
         upstreams = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE)
+        connector = CleanConnector(limit=0, keepalive_timeout=_KEEPALIVE)
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(
                 aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **_SESSION)
             )
-            for sink in sinks:
-                await sink.start()
+            await stack.enter_async_context(_delivering(sinks, lambda: deadline - loop.time()))
             recorder.start()
             await stack.enter_async_context(live.sweeping(_sweep_interval(upstreams)))
             app[RECORDER] = recorder
@@ -128,11 +131,9 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
                 raw_bodies=raw_bodies,
             )
             yield
-            deadline = asyncio.get_running_loop().time() + (_EMBEDDED_DRAIN if drain is None else max(1.0, drain / 4))
+            deadline = loop.time() + (_EMBEDDED_DRAIN if drain is None else max(1.0, drain / 4))
             await live.drain(0)
-            await recorder.stop(deadline - asyncio.get_running_loop().time())
-            left = max(0.0, deadline - asyncio.get_running_loop().time())
-            await asyncio.gather(*(sink.stop(left) for sink in sinks))
+            await recorder.stop(deadline - loop.time())
 
     async def drain_streams(app: web.Application) -> None:
         app[LIVE].closing = True
@@ -147,6 +148,20 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
     app.router.add_get("/health", _health)
     app.router.add_route("*", "/{tail:.*}", _relay, expect_handler=_expect_later)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _delivering(sinks: list[Sink], seconds_left: Callable[[], float]) -> AsyncIterator[None]:
+    """The sinks at work; at the end each has `seconds_left()` to deliver what it holds."""
+    started: list[Sink] = []
+    try:
+        for sink in sinks:
+            await sink.start()
+            started.append(sink)
+        yield
+    finally:
+        left = max(0.0, seconds_left())
+        await asyncio.gather(*(sink.stop(left) for sink in started))
 
 
 def _upstream(upstream: configuration.Upstream) -> Upstream:
@@ -184,13 +199,14 @@ async def _health(request: web.Request) -> web.Response:
     counters = app[LIVE].counters
     report = {
         "status": "ok",
-        "version": version("sidestream"),
+        "version": _VERSION,
         "live": len(app[LIVE]),
         "exchanges": dict(counters.exchanges),
         "rejected": dict(counters.rejected),
         "observer_failures": counters.observer_failures,
         "middleware_failures": counters.middleware_failures,
         "inexact": counters.inexact,
+        "log_lines_dropped": logs.lines_dropped(),
         "recorder": msgspec.to_builtins(app[RECORDER].counters),
         "sinks": [{"sink": sink.name, **msgspec.to_builtins(sink.counters)} for sink in app[_SINKS]],
     }

@@ -36,9 +36,21 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 def host_name(value: str) -> str:
     """A name or address to listen on; the empty string, which would mean every interface, is refused."""
-    if not _HOST.fullmatch(value):
+    if not _HOST.fullmatch(value) or not _can_be_looked_up(value):
         raise ValueError("expected a host name or address such as 127.0.0.1, ::1 or 0.0.0.0")
     return value
+
+
+def _is_host(host: str) -> bool:
+    return _URL_HOST.fullmatch(host) is not None and _can_be_looked_up(host)
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether a resolver takes it: no empty label, none over 63 characters."""
+    try:
+        return bool(host.removesuffix(".").encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def port_number(value: int) -> int:
@@ -67,7 +79,7 @@ def upstream_url(value: str) -> str:
         host, port = url.hostname, url.port
     except ValueError:
         raise ValueError("its host or port is not valid") from None
-    if url.scheme not in {"http", "https"} or not host or not _URL_HOST.fullmatch(host) or port == 0:
+    if url.scheme not in {"http", "https"} or not host or not _is_host(host) or port == 0:
         raise ValueError("expected http:// or https:// and a host, such as https://api.anthropic.com")
     if "@" in url.netloc:
         raise ValueError("no user name or password belongs into it: clients send their own keys")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,30 +19,32 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_LAST_LINES = 1.0
+"""Seconds that the last log lines have at the end."""
+
 
 def serve(config: Config) -> int:
     """Run the gateway until SIGTERM or Ctrl-C; returns the exit status.
 
     The first signal stops accepting, lets streams finish and sinks deliver within ``server.drain``; a second one stops
-    at once. `ConfigError` if the configuration cannot work.
+    at once. `ConfigError` if the configuration cannot work, another `SidestreamError` if the gateway cannot start.
     """
-    logs.configure()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config))
+    writer = logs.configure()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config))
+    finally:
+        writer.flush(_LAST_LINES)
 
 
 async def _serve(config: Config) -> int:
     server = config.server
     stopping = _on_signals()
     app = create_app(config, raw_request_bodies=True)
-    try:
-        async with serving(app, server.host, server.port) as port:
-            _say_ready(server, port)
-            await stopping.wait()
-            log.info("draining_started", limit_seconds=float(server.drain))
-    except OSError as error:
-        sys.stderr.write(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}\n")
-        return 1
+    async with serving(app, server.host, server.port) as port:
+        _say_ready(server, port)
+        await stopping.wait()
+        log.info("draining_started", limit_seconds=float(server.drain))
     log.info("gateway_stopped")
     return 0
 

@@ -75,7 +75,7 @@ class ClientDisconnected(RelayError):
 
 
 class ShutDown(RelayError):
-    """The gateway shut down before the last byte."""
+    """The gateway ended it before the last byte: at its shutdown, or because a middleware went on without it."""
 
 
 class DeliveryError(SidestreamError):

@@ -1,14 +1,22 @@
 """Logging of the standalone gateway: structlog, readable on a terminal and JSON otherwise, on standard error.
 
+A log line is only put into a queue; a thread writes it. A full disk, a reader that has gone and one that does not read
+are then the log's trouble and nobody else's: lines are dropped and counted, the gateway goes on.
+
 An embedding application configures structlog as it likes; where it does not, `fit_in` makes do with its `logging`. What
-libraries log through `logging`
-is cut down to the kind of error and its place, because their messages may quote what a client sent, keys included.
+libraries log through `logging` is cut down to the kind of error and its place, because their messages may quote what a
+client sent, keys included.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import queue
 import sys
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,11 +25,57 @@ import structlog
 if TYPE_CHECKING:
     from typing import TextIO
 
+_MOST_LINES = 10_000
+_configured: list[LineWriter] = []
 
-def configure(stream: TextIO | None = None) -> None:
+
+class LineWriter:
+    """A structlog logger that never blocks and never raises: it hands lines to a thread that writes them to `stream`.
+
+    At most `most` lines wait; `dropped` counts those that found no room or could not be written.
+    """
+
+    def __init__(self, stream: TextIO, *, most: int = _MOST_LINES) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._lines: queue.Queue[str | threading.Event] = queue.Queue(most)
+        threading.Thread(target=self._write, name="sidestream log", daemon=True).start()
+
+    def msg(self, line: str) -> None:
+        """Log one line."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    debug = info = warning = error = critical = msg
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what has been logged so far is written, `seconds` at most."""
+        written = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._lines.put(written, timeout=seconds)
+            written.wait(seconds)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
+                self.dropped += 1
+
+
+def configure(stream: TextIO | None = None) -> LineWriter:
     """Set up structlog and take over the libraries' logging. `stream` is standard error unless given."""
-    stream = sys.stderr if stream is None else stream
+    stream = stream or sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the whole run
     readable = stream.isatty()
+    writer = LineWriter(stream)
+    _configured[:] = [writer]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -30,10 +84,16 @@ def configure(stream: TextIO | None = None) -> None:
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(serializer=_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[RedactingHandler()], level=logging.WARNING, force=True)
+    return writer
+
+
+def lines_dropped() -> int:
+    """How many lines of the log could not be written."""
+    return sum(writer.dropped for writer in _configured)
 
 
 def fit_in() -> None:
@@ -57,13 +117,15 @@ class RedactingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Pass on what cannot hold a secret."""
         error = record.exc_info[0] if record.exc_info else None
-        structlog.get_logger().log(
-            record.levelno,
-            "library_warned",
-            library=record.name,
-            where=f"{record.filename}:{record.lineno}",
-            error=error.__name__ if error is not None else None,
-        )
+        facts = {
+            "library": record.name,
+            "where": f"{record.filename}:{record.lineno}",
+            "error": error.__name__ if error is not None else None,
+        }
+        if record.levelno >= logging.ERROR:
+            structlog.get_logger().error("library_warned", **facts)
+        else:
+            structlog.get_logger().warning("library_warned", **facts)
 
 
 def _json(event: object, **_: object) -> str:

@@ -27,6 +27,7 @@ from sidestream.errors import ConfigError, Problem
 from sidestream.options import Secret
 from sidestream.signatures import Option, options_of, read, to_yaml, type_text, unknown
 from sidestream.sinks.base import Sink
+from sidestream.tasks import where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,6 +114,9 @@ def build(kind: Kind, specs: Sequence[PluginSpec]) -> list[Middleware] | list[Si
             built.append(target(**spec.options) if inspect.isclass(target) else target)
         except ValueError as error:
             problems.append(Problem(spec.path or spec.name, _redacted(str(error), spec.options)))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (somebody else's code)
+            text = f"its constructor failed: {type(error).__name__} at {where(error)}"
+            problems.append(Problem(spec.path or spec.name, text))
     if problems:
         raise ConfigError(problems)
     return built
@@ -213,6 +217,8 @@ def _imported(reference: str) -> Any:
         raise LookupError(f"cannot be imported: {error}") from None
     except (ImportError, SyntaxError) as error:
         raise LookupError(f"cannot be imported: {error}".partition("\n")[0]) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (somebody else's code)
+        raise LookupError(f"cannot be imported: {type(error).__name__} at {where(error)}") from None
     for attribute in attributes.split("."):
         if not hasattr(target, attribute):
             near = difflib.get_close_matches(attribute, dir(target), n=1)

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from sidestream.app import refuse
-from sidestream.errors import GatewayError
+from sidestream.errors import GatewayError, SidestreamError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,6 +55,10 @@ class FrontDoor(web.RequestHandler):
         self._idle = False
         super().data_received(data)
 
+    def begun(self) -> None:
+        """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer."""
+        self._idle = False
+
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
         """Learn that a request has been answered; nothing is logged here."""
         self._idle = True
@@ -73,6 +77,8 @@ class FrontDoor(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  # it quotes the input
     ) -> web.StreamResponse:
         """Answer a malformed request (400), or a defect of ours (500), in the provider's error shape."""
+        if isinstance(exc, ConnectionError):  # the client has merely left
+            raise exc
         log.warning("request_refused", status=status, error=type(exc).__name__ if exc is not None else None)
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; there can be no second one")
@@ -96,9 +102,9 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve `app`, which `create_app` made, as long as this context lasts.
 
-    Yields the port (0 asks for any free one); `OSError` if it is taken. At the end: stop listening, wait `pause`
-    seconds, run the application's shutdown (which drains its streams), and cancel what is left after `shutdown_timeout`
-    seconds.
+    Yields the port (0 asks for any free one); `SidestreamError` if it is taken. At the end: stop listening, wait
+    `pause` seconds, run the application's shutdown (which drains its streams), and cancel what is left after
+    `shutdown_timeout` seconds.
     """
     runner = web.AppRunner(
         app, handler_cancellation=handler_cancellation, shutdown_timeout=shutdown_timeout, **_OPTIONS
@@ -107,10 +113,15 @@ async def serving(
     try:
         server = runner.server
         assert server is not None  # noqa: S101  # setup() made it
+        _announce_requests(server)
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(
-            lambda: FrontDoor(app, server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
-        )
+        try:
+            listening = await loop.create_server(
+                lambda: FrontDoor(app, server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
+            )
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "no such address"
+            raise SidestreamError(f"cannot listen on {host}:{port}: {reason}") from None
         try:
             yield listening.sockets[0].getsockname()[1]
         finally:
@@ -118,3 +129,14 @@ async def serving(
             await asyncio.sleep(pause)
     finally:
         await runner.cleanup()
+
+
+def _announce_requests(server: web.Server) -> None:
+    """Have `FrontDoor.begun` called for each request."""
+    make_request = server.request_factory
+
+    def begin(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        protocol.begun()
+        return make_request(message, payload, protocol, writer, task)
+
+    server.request_factory = begin

@@ -323,6 +323,44 @@ async def test_a_header_that_cannot_be_carried_back_is_left_out_and_counted(upst
     assert 1 == json.loads(health.body)["inexact"]
 
 
+async def test_an_unsolicited_response_on_an_idle_connection_is_nobodys_answer(upstream: ScriptedUpstream) -> None:
+    """It would be taken for the next answer, and every answer would go to the next client."""
+    stray, sent = asyncio.Event(), asyncio.Event()
+
+    async def script(received: Received, connection: Connection) -> None:
+        await connection.send(response(bytes(received.body)))
+        if received.body == b"0":
+            await stray.wait()
+            await connection.send(response(b"stray", status="408 Request Timeout"))
+            sent.set()
+
+    upstream.script = script
+    async with gateway(upstream.url) as url:
+        assert b"0" == (await exchange(url, post(b"0"))).body
+        stray.set()
+        await sent.wait()
+        for number in (b"1", b"2", b"3"):
+            answer = await exchange(url, post(number))
+            assert (200, number) == (answer.status, answer.body)
+    assert 2 == upstream.connections
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip"])
+async def test_a_transfer_coding_that_would_be_lost_is_a_failure_and_not_relayed(
+    upstream: ScriptedUpstream, coding: str
+) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(
+            f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n".encode() + chunk(b"x") + chunk(b"")
+        )
+        await connection.close()
+
+    upstream.script = script
+    async with gateway(upstream.url) as url:
+        answer = await exchange(url, post())
+    assert (502, "upstream_failed") == (answer.status, answer.field("x-sidestream-error"))
+
+
 async def test_a_long_header_and_many_headers_of_a_provider_are_relayed(upstream: ScriptedUpstream) -> None:
     fields = [("X-Long", "x" * 10_240), *((f"X-{number}", "1") for number in range(200))]
 

@@ -16,7 +16,7 @@ from aiohttp import web
 import doubles
 from doubles import Witness
 from rawhttp import KEYS, PATH, connect, exchange, post
-from sidestream import Outcome, mount
+from sidestream import GatewayError, Outcome, mount
 from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
 
@@ -225,6 +225,22 @@ async def test_a_client_whose_request_stops_arriving_is_timed_out(upstream: Scri
     assert b"abc" == Witness.seen[0].request
 
 
+async def test_an_upstream_that_does_not_accept_connections_is_unreachable() -> None:
+    """A full backlog: the kernel drops what would connect."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as stack:
+        address = listening.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        async with gateway(
+            f"http://127.0.0.1:{address[1]}", limits={"connect": "200ms"}, middlewares=["doubles:Witness"]
+        ) as url:
+            answer = await exchange(url, post())
+        assert (502, "upstream_unreachable") == (answer.status, answer.field("x-sidestream-error"))
+        assert await Witness.ending() is Outcome.TIMED_OUT
+
+
 async def test_an_unreachable_upstream_has_failed(unused_tcp_port: int) -> None:
     async with gateway(f"http://127.0.0.1:{unused_tcp_port}", middlewares=["doubles:Witness"]) as url:
         answer = await exchange(url, post())
@@ -256,7 +272,7 @@ async def test_a_refused_call_is_rejected_and_nothing_is_forwarded(
     assert [] == upstream.requests
 
 
-@pytest.mark.parametrize("name", ["raises_before", "answers_itself", "forgets_to_relay"])
+@pytest.mark.parametrize("name", ["raises_before", "answers_itself", "forgets_to_relay", "exits"])
 async def test_a_middleware_that_fails_or_answers_before_the_head_ends_the_exchange(
     upstream: ScriptedUpstream, name: str, cancelling: bool
 ) -> None:
@@ -409,13 +425,43 @@ async def test_a_middleware_may_read_the_body_and_it_is_still_forwarded(upstream
     assert b'{"a": 1}' == Witness.seen[0].request
 
 
-async def test_a_middleware_that_eats_the_body_is_told_so_rather_than_an_empty_one_forwarded(
-    upstream: ScriptedUpstream,
+@pytest.mark.parametrize("name", ["eats_the_body", "nibbles_at_the_body"])
+@pytest.mark.parametrize("size", [8, 200_000])
+async def test_a_middleware_that_eats_of_the_body_is_told_so_rather_than_less_forwarded(
+    upstream: ScriptedUpstream, name: str, size: int
 ) -> None:
-    async with gateway(upstream.url, middlewares=["doubles:eats_the_body"]) as url:
-        answer = await exchange(url, post(b'{"a": 1}'))
-    assert 500 == answer.status
-    assert [] == upstream.requests
+    async with gateway(upstream.url, middlewares=[f"doubles:{name}"]) as url, connect(url) as client:
+        sending = asyncio.ensure_future(client.send(post(bytes(size))))
+        answer = await client.answer()
+        await sending
+    assert (500, "internal_error") == (answer.status, answer.field("x-sidestream-error"))
+    assert [] == [request for request in upstream.requests if request.complete]
+
+
+async def test_a_relay_that_its_middleware_abandons_is_ended_and_tells_nothing_after_the_end(
+    upstream: ScriptedUpstream, cancelling: bool
+) -> None:
+    left = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        doubles.abandon.set()
+        await connection.closed_by_peer()
+        left.set()
+
+    upstream.script = script
+    doubles.abandon = asyncio.Event()
+    doubles.orphans.clear()
+    async with gateway(
+        upstream.url, middlewares=["doubles:abandons_the_relay", "doubles:Witness"], handler_cancellation=cancelling
+    ) as url:
+        answer = await exchange(url, post())
+        assert (b"something else", True) == (answer.body, answer.complete)
+        assert await Witness.ending() is Outcome.CANCELLED
+        async with asyncio.timeout(5):
+            await left.wait()
+        with pytest.raises(GatewayError):
+            await doubles.orphans[0]
+    assert b"" == Witness.seen[0].response
 
 
 async def test_a_middleware_may_stream_an_answer_of_its_own(upstream: ScriptedUpstream) -> None:
@@ -487,6 +533,51 @@ async def test_a_bad_chunk_behind_a_slow_reader_is_never_a_clean_end(upstream: S
             rest = await client.rest()
     assert await Witness.ending() is Outcome.UPSTREAM_FAILED
     assert not (rest or b"").endswith(b"0\r\n\r\n")
+
+
+async def test_a_relay_never_writes_into_a_response_that_a_middleware_has_begun(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, middlewares=["doubles:Witness", "doubles:streams_then_relays"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            received = await client.rest() or b""
+    assert 1 >= received.count(b"HTTP/1.1")
+    assert await Witness.ending() is Outcome.CANCELLED
+
+
+async def test_a_body_that_only_a_reset_ends_is_a_broken_transfer(upstream: ScriptedUpstream) -> None:
+    arrived = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\n" + EVENT)
+        await arrived.wait()
+        await connection.reset()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=["doubles:Witness"]) as url, connect(url) as client:
+        await client.send(post())
+        await client.until(EVENT)
+        arrived.set()
+        assert not (await client.rest() or b"").endswith(b"0\r\n\r\n")
+        assert await Witness.ending() is Outcome.UPSTREAM_FAILED
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells of a client that nobody reads from")
+async def test_a_client_that_resets_while_the_upstream_takes_nothing_is_gone(cancelling: bool) -> None:
+    full = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(b"")
+        await full.wait()
+
+    async with ScriptedUpstream(script, early=True) as stalled:
+        async with gateway(stalled.url, middlewares=["doubles:Witness"], handler_cancellation=cancelling) as url:
+            async with connect(url) as client:
+                with pytest.raises(TimeoutError):  # it fills every buffer on the way, and then blocks
+                    async with asyncio.timeout(1):
+                        await client.send(post(bytes(60 << 20)))
+                client.reset()
+                assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+        full.set()
 
 
 async def test_an_ordinary_aiohttp_middleware_fits(upstream: ScriptedUpstream) -> None:

@@ -131,7 +131,7 @@ async def test_an_unreachable_provider_leaves_a_trace(unused_tcp_port: int, tmp_
     async with gateway(f"http://127.0.0.1:{unused_tcp_port}", sinks=[{"jsonl": {"path": str(file)}}]) as url:
         await exchange(url, post(REQUEST, headers=HEADERS))
     (trace,) = lines(file)
-    assert "upstream_failed" == trace["metadata"]["outcome"]
+    assert ("upstream_failed", False) == (trace["metadata"]["outcome"], trace["metadata"]["request_complete"])
     assert ["system", "user"] == [message["role"] for message in trace["messages"]]
 
 

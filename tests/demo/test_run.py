@@ -32,6 +32,7 @@ async def demo(folder: Path, pace: str) -> AsyncIterator[Process]:
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "SIDESTREAM_DEMO_PACE": pace, "TMPDIR": str(folder), "PYTHONUTF8": "1"},
         process_group=0,
+        preexec_fn=_hear_interrupts,
     )
     try:
         async with asyncio.timeout(SECONDS):
@@ -60,6 +61,11 @@ async def test_it_runs_shows_and_proves(tmp_path: Path) -> None:
     assert "\x1b" not in out
     assert not re.search(r"inv-[0-9a-f]{9}", out), "the whole of the trace key"
     assert [] == left_in(tmp_path)
+
+
+def _hear_interrupts() -> None:
+    """A job in the background may have been started with SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])

@@ -29,7 +29,7 @@ def fields(*pairs: tuple[str, str]) -> CIMultiDict[str]:
 
 
 def key_of(headers: CIMultiDict[str]) -> str | None:
-    secret = split(headers)
+    secret = split(headers, headers.getall("Invariant-Authorization", ()))
     return secret.reveal() if secret is not None else None
 
 
@@ -102,7 +102,7 @@ async def test_half_or_contradictory_keys_are_refused_and_nothing_is_forwarded(
     upstream: ScriptedUpstream, sent: list[tuple[str, str]]
 ) -> None:
     with pytest.raises(GatewayError):
-        split(fields(*sent))
+        key_of(fields(*sent))
     async with gateway(upstream.url) as url:
         for path in (PURE, RECORDED):
             answer = await call(url, path, sent)
@@ -125,7 +125,7 @@ async def test_half_or_contradictory_keys_are_refused_and_nothing_is_forwarded(
 def test_whatever_is_sent_no_trace_key_stays_in_the_head(sent: list[tuple[str, str]]) -> None:
     headers = fields(*sent)
     try:
-        split(headers)
+        key_of(headers)
     except GatewayError:
         return
     assert "Invariant-Authorization" not in headers

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestream.providers.jsons import MAX_DEPTH, TOO_DEEP, UNREADABLE, clean, clean_text, parse
+from sidestream.providers.jsons import (
+    MAX_DEPTH,
+    MOST_VALUES,
+    TOO_DEEP,
+    UNREADABLE,
+    clean,
+    clean_text,
+    parse,
+    values_in,
+)
 
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -95,3 +104,12 @@ def test_cleaning_takes_linear_time() -> None:
     begun = time.perf_counter()
     clean(value)
     assert time.perf_counter() - begun < 1
+
+
+def test_values_are_counted_without_building_them_and_strings_do_not_count() -> None:
+    prose = json.dumps({"text": "a, [b], {c}, " * MOST_VALUES, "quote": '\\"[,' * 10})
+    assert values_in(prose) == 2
+    assert values_in(prose.encode()) == 2
+    assert values_in(b"[" + b"[]," * MOST_VALUES + b"0]") == 2 * MOST_VALUES + 1
+    assert values_in("[1, 2]") == 2
+    assert values_in('"\ud800' + "," * 2 * MOST_VALUES) == 2 * MOST_VALUES

@@ -342,3 +342,8 @@ async def test_two_writers_share_a_file_without_losing_or_mixing_lines(tmp_path:
 
     found = sorted(trace for name in names(tmp_path) for trace in ids(tmp_path / name))
     assert found == sorted(f"x{1000 * place + number}" for place in (1, 2) for number in numbers)
+
+
+def test_a_path_that_the_system_refuses_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="path cannot be used"):
+        Jsonl(path="/tmp/" + "x" * 5000)  # noqa: S108

@@ -28,7 +28,7 @@ def record(number: int, body: bytes = b"{}") -> Record:
         method="POST",
         path="/v1/messages",
         request_headers={},
-        request_body=body,
+        request_chunks=(body,),
         outcome="completed",
         started_at=0.0,
         duration=1.0,
@@ -110,13 +110,27 @@ async def test_a_record_larger_than_the_bound_is_taken_when_nothing_else_waits(s
     assert 0 == recorder.counters.dropped
 
 
-async def test_what_is_not_understood_by_the_deadline_is_counted_as_dropped(sink: ListSink) -> None:
+async def test_what_is_not_understood_by_the_deadline_is_dropped_and_counted_once(sink: ListSink) -> None:
     held = Held()
     recorder = Recorder({"anthropic": held}, [sink])
     recorder.start()
-    recorder.submit(record(0), None)
-    recorder.submit(record(1), None)
+    for number in range(3):
+        recorder.submit(record(number), None)
     await asyncio.to_thread(held.asked.wait, 10)
     await recorder.stop(0.01)
-    assert 2 == recorder.counters.dropped
     held.let.set()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "sidestream recorder"]
+    await asyncio.to_thread(thread.join, 10)
+    await asyncio.sleep(0)
+    assert (3, 3, 0) == (recorder.counters.received, recorder.counters.dropped, recorder.counters.understood)
+    assert [] == sink.traces
+
+
+async def test_a_record_that_comes_after_the_stop_is_counted_and_logged(sink: ListSink) -> None:
+    recorder = Recorder(PROVIDERS, [sink])
+    recorder.start()
+    await recorder.stop(1)
+    with capture_logs() as logs:
+        recorder.submit(record(0), None)
+    assert (1, 1) == (recorder.counters.received, recorder.counters.dropped)
+    assert [("record_dropped", "stopped")] == [(entry["event"], entry["reason"]) for entry in logs]

@@ -43,7 +43,10 @@ def record(**changes: Any) -> Record:
         "time_to_first_byte": 0.25,
         "duration": 1.5,
     }
-    return Record(**usual | changes)
+    facts = usual | changes
+    for side in ("request", "response"):
+        facts[f"{side}_chunks"] = (facts.pop(f"{side}_body"),)
+    return Record(**facts)
 
 
 def trace(**changes: Any) -> Trace:

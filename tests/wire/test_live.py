@@ -26,9 +26,9 @@ class Relay:
 async def test_a_watched_relay_is_swept_and_one_that_is_done_is_not() -> None:
     live, relay, other = Live(), Relay(), Relay()
     async with live.sweeping(0.01):
-        with live.watching(other):
+        with live.watching(new_exchange(live), other):
             pass
-        with live.watching(relay):
+        with live.watching(new_exchange(live), relay):
             async with asyncio.timeout(5):
                 await relay.checked.wait()
     assert not other.checked.is_set()
@@ -47,7 +47,7 @@ async def test_a_drain_ends_when_the_last_exchange_does() -> None:
 async def test_a_drain_cuts_what_outlasts_it() -> None:
     live, relay = Live(), Relay()
     exchange = new_exchange(live)
-    with live.watching(relay):
+    with live.watching(exchange, relay):
         draining = asyncio.ensure_future(live.drain(0.01))
         async with asyncio.timeout(5):
             await relay.cancelled.wait()

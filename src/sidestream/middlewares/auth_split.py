@@ -20,6 +20,8 @@ from sidestream.options import Secret
 from sidestream.wire.exchange import EXCHANGE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from multidict import CIMultiDict
 
     from sidestream.wire.chain import Handler
@@ -52,7 +54,7 @@ class AuthSplit:
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Clean the head that goes upstream, keep the credential beside it, refuse what lacks either key (400)."""
         exchange = request[EXCHANGE]
-        credential = split(exchange.request_headers)
+        credential = split(exchange.request_headers, request.headers.getall(_EXPLICIT, ()))
         provider = exchange.provider
         if provider.needs_credential(exchange.method, exchange.path) and not _has_key(exchange.request_headers):
             raise GatewayError(400, "missing_provider_key", provider.missing_credential)
@@ -66,9 +68,13 @@ class AuthSplit:
         return request.app.get(TRACE_KEY_NEEDED, False) if self._require == "auto" else self._require
 
 
-def split(headers: CIMultiDict[str]) -> Secret | None:
-    """Take the trace credential out of `headers`, in place; `GatewayError` (400) for anything half or contradictory."""
-    explicit = {_explicit(value) for value in headers.popall(_EXPLICIT, [])}
+def split(headers: CIMultiDict[str], explicit_values: Iterable[str]) -> Secret | None:
+    """Take the trace credential out of `headers`, in place; `GatewayError` (400) for anything half or contradictory.
+
+    `explicit_values` are those of the header that is ours alone; it may have been named in ``Connection``.
+    """
+    headers.popall(_EXPLICIT, [])
+    explicit = {_explicit(value) for value in explicit_values}
     if len(explicit) > 1:
         raise GatewayError(400, "bad_trace_key", f"{_EXPLICIT} was sent more than once, with different keys")
     suffixes = {suffix for name in _CARRIERS if name in headers for suffix in _clean(headers, name)}

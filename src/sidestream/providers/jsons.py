@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final
 
 import msgspec
 
 MAX_DEPTH: Final = 200
 """Containers inside containers that `clean` keeps; encoders and decoders give up somewhere near 1000."""
+MOST_VALUES: Final = 200_000
+"""Values that one body may hold to be read; each takes a few hundred bytes of memory on its way to a trace. A run of
+hundreds of turns has some ten thousand."""
 TOO_DEEP: Final = "[nested too deeply]"
 """What stands in `clean`'s result for a container beyond `MAX_DEPTH`."""
+
+
+_STRUCTURE: Final = (b"[", b"{", b",")
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class Unreadable:
@@ -42,6 +50,20 @@ def _integer(digits: str) -> int | str:
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 DECODER: Final = json.JSONDecoder(parse_int=_integer)
+
+
+def values_in(data: bytes | str) -> int:
+    """About how many values and containers JSON text holds, without building any: its ``[``, ``{`` and ``,``.
+
+    Those inside strings count only where there are so few that it does not matter: at most `MOST_VALUES`.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    rough = sum(map(data.count, _STRUCTURE))
+    if rough <= MOST_VALUES:
+        return rough
+    bare = _STRINGS.sub(b"", data)
+    return sum(map(bare.count, _STRUCTURE))
 
 
 def parse(data: bytes | str) -> Any:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
-from sidestream.errors import Retryable, Undeliverable
+from sidestream.errors import Retryable, SidestreamError, Undeliverable
 from sidestream.options import Duration, Secret, Size
 from sidestream.tasks import spawn, where
 
@@ -147,8 +147,11 @@ class Sink(ABC):
         """Release it; called once, after the last delivery, and given a second."""
 
     async def start(self) -> None:
-        """Begin to deliver."""
-        await self.open()
+        """Begin to deliver; `SidestreamError` if `open` fails."""
+        try:
+            await self.open()
+        except Exception as error:
+            raise SidestreamError(f"the sink {self.name} cannot start: {type(error).__name__}") from error
         self._workers = [spawn(self._work(), name=f"{self.name}-{n}") for n in range(self._worker_count)]
 
     def offer(self, trace: Trace, credential: Secret | None) -> None:
@@ -210,6 +213,8 @@ class Sink(ABC):
                 await self.close()
         except TimeoutError:
             _log.warning("sink_close_timed_out", sink=self.name, seconds=_GRACE_SECONDS)
+        except Exception as error:  # noqa: BLE001 (the other sinks are to be stopped, too)
+            _log.warning("sink_close_failed", sink=self.name, error=type(error).__name__, where=where(error))
 
     async def _work(self) -> None:
         while True:

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from sidestream.traces.model import Trace
 
 _ROTATE = Size(100 << 20)
+_LOCK_TRIES = 50
+_LOCK_PAUSE = 0.01
 # O_NONBLOCK: a pipe that nobody reads is refused below instead of holding the thread.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -127,8 +130,12 @@ def _resolved(path: str | None) -> Path:
         given = given.expanduser()
     except RuntimeError as error:
         raise ValueError("path begins with ~, but there is no such home directory") from error
-    resolved = Path(os.path.realpath(given))
-    if resolved.is_dir():
+    try:
+        resolved = Path(os.path.realpath(given))
+        is_directory = resolved.is_dir()
+    except OSError as error:
+        raise ValueError(f"path cannot be used: {error.strerror}") from error
+    if is_directory:
         raise ValueError("path is a directory; it must name a file")
     return resolved
 
@@ -147,13 +154,19 @@ def _line(trace: Trace) -> bytes:
 
 
 def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Retryable("another process holds the lock of the file") from error
-    except OSError as error:
-        if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}:
-            raise  # else a file system without locks, which is then for one process
+    """Lock the file; another process holds it for the microseconds of a line, or is stuck."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)
+        except OSError as error:
+            if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}:
+                raise
+            return  # a file system without locks, which is then for one process
+        else:
+            return
+    raise Retryable("another process holds the lock of the file")
 
 
 def _write(descriptor: int, line: bytes, size: int) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A captured exchange.
 
-    `request_body` and `response_body` are the bodies' bytes as they were on the wire (still compressed, if they were),
-    up to the captures' limits. All times are seconds.
+    `request_chunks` and `response_chunks` are the bodies' bytes as they were on the wire (still compressed, if they
+    were), up to the captures' limits. All times are seconds.
     """
 
     id: str
@@ -29,7 +29,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The provider's own path, as the client sent it: ``/v1/messages``."""
     request_headers: dict[str, str]
     """Lower-case names; of an allow-list only."""
-    request_body: bytes
+    request_chunks: tuple[bytes, ...]
     request_truncated: bool = False
     """The capture's limit was reached; the relay sent on the rest all the same."""
     request_complete: bool = True
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     """The upstream's status; None when it never answered."""
     response_headers: dict[str, str] = msgspec.field(default_factory=dict)
-    response_body: bytes = b""
+    response_chunks: tuple[bytes, ...] = ()
     response_truncated: bool = False
     outcome: str
     """How the transport ended: one of `sidestream.wire.exchange.Outcome`."""
@@ -53,6 +53,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """False when only the connection's end marked the body's end, so that a cut looks like an end."""
     exact: bool = True
     """False when a header could not be carried and was left out."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of both bodies."""
+        return sum(map(len, self.request_chunks)) + sum(map(len, self.response_chunks))
 
 
 _KEPT = frozenset(
@@ -77,5 +82,9 @@ _KEPT = frozenset(
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The fields a record may hold, names in lower case: an allow-list, on which no credential is."""
-    return {name.lower(): value for name, value in headers.items() if name.lower() in _KEPT}
+    """The fields a record may hold, names in lower case, repeated ones joined: an allow-list without credentials."""
+    kept: dict[str, str] = {}
+    for name, value in headers.items():
+        if (lower := name.lower()) in _KEPT:
+            kept[lower] = f"{kept[lower]}, {value}" if lower in kept else value
+    return kept

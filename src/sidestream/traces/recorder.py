@@ -7,6 +7,7 @@ burst logged once. The relay only ever appends to a queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class Recorder:
         self._waiting = 0
         self._waiting_bytes = 0
         self._dropping = 0
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
@@ -77,7 +79,11 @@ class Recorder:
     def submit(self, record: Record, credential: Secret | None) -> None:
         """Take a record; at once, and without raising."""
         self.counters.received += 1
-        size = len(record.request_body) + len(record.response_body)
+        if self._closed:
+            self.counters.dropped += 1
+            log.error("record_dropped", exchange=record.id, reason="stopped")
+            return
+        size = record.size
         if self._waiting and self._waiting_bytes + size > self._memory:
             self.counters.dropped += 1
             if not self._dropping:
@@ -91,12 +97,16 @@ class Recorder:
 
     async def stop(self, seconds: float) -> None:
         """Understand what waits, for `seconds` at most; the rest is dropped, counted and logged."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        except TimeoutError:
+        self._closed = True
+        if self._waiting:
             self.counters.dropped += self._waiting
             log.error("records_dropped", count=self._waiting, reason="shutdown")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
         self._queue.put(None)
 
     def _work(self) -> None:
@@ -105,15 +115,16 @@ class Recorder:
             trace: Trace | None = None
             try:
                 trace = understand(record, self._providers[record.provider])
-            except Exception as error:  # noqa: BLE001  # the top of a worker: one bad exchange must not end it
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # the top of a worker: the next one is due
                 log.error("exchange_not_understood", exchange=record.id, error=type(error).__name__)
-            size = len(record.request_body) + len(record.response_body)
             try:
-                self._loop.call_soon_threadsafe(self._done, size, trace, credential)
+                self._loop.call_soon_threadsafe(self._done, record.size, trace, credential)
             except RuntimeError:  # the loop has been closed
                 return
 
     def _done(self, size: int, trace: Trace | None, credential: Secret | None) -> None:
+        if self._closed:  # counted as dropped
+            return
         self._waiting -= 1
         self._waiting_bytes -= size
         if self._dropping and self._waiting_bytes < self._memory // 2:

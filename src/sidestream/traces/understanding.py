@@ -31,8 +31,10 @@ def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Tra
     - ``error``: the provider's error object; ``transport_error``: what went wrong with the transport, in words;
     - ``extras``: what no rule of the provider module knew.
     """
-    request = decode(record.request_body, record.request_headers.get("content-encoding", ""), limit=limit)
-    response = decode(record.response_body, record.response_headers.get("content-encoding", ""), limit=limit)
+    request = decode(b"".join(record.request_chunks), record.request_headers.get("content-encoding", ""), limit=limit)
+    response = decode(
+        b"".join(record.response_chunks), record.response_headers.get("content-encoding", ""), limit=limit
+    )
     problems = {
         name: body.problem for name, body in (("request", request), ("response", response)) if body.problem is not None
     }

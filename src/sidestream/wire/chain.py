@@ -94,6 +94,7 @@ class Gateway:
             exchange.settle(self._live.meaning_of_cancellation(request), error)
             raise
         finally:
+            self._live.interrupt(exchange)
             exchange.end()
 
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -107,10 +108,12 @@ class Gateway:
             return web.Response(status=499)
         except web.HTTPException as error:  # a middleware's way to answer
             response = error
-        except Exception as error:  # noqa: BLE001  # a middleware's bug must not become aiohttp's page, nor a second response
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a middleware's bug must not become aiohttp's page
             response = self._failed(exchange, error)
         if not isinstance(cast("object", response), web.StreamResponse):  # a forgotten return
             response = self._failed(exchange, TypeError("a middleware returned no response"))
+        if self._live.interrupt(exchange):
+            exchange.settle(Outcome.CANCELLED)
         if response is exchange.response:
             return response
         written = request.writer.output_size > 0
@@ -118,7 +121,7 @@ class Gateway:
             return self._second_response(request, exchange)
         return await self._answer(request, exchange, response)
 
-    def _failed(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
+    def _failed(self, exchange: Exchange, error: BaseException) -> web.StreamResponse:
         self._live.counters.middleware_failures += 1
         log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))
         exchange.error_code = "internal_error"

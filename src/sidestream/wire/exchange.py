@@ -60,7 +60,7 @@ class Observer:
     """
 
     def on_request_chunk(self, data: bytes) -> None:
-        """These bytes of the request's body were sent upstream."""
+        """These bytes of the request's body are on their way upstream, or were when it could not be reached."""
 
     def on_response_head(self, head: ResponseHead) -> None:
         """The response has begun."""
@@ -161,7 +161,7 @@ class Exchange:
                 self._listeners[kind].append(observer)
 
     def request_chunk(self, data: bytes) -> None:
-        """Tell the observers of request bytes that were sent upstream."""
+        """Tell the observers of request bytes on their way upstream."""
         if self._listeners[_REQUEST_CHUNK]:
             self._tell(_REQUEST_CHUNK, data)
 
@@ -190,6 +190,8 @@ class Exchange:
             self._schedule()
 
     def _tell(self, kind: int, what: object) -> None:
+        if self.ended is not None:  # a relay that its middleware abandoned
+            return
         self._pending.append((kind, what))
         self._schedule()
 

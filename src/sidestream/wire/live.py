@@ -35,7 +35,7 @@ class Swept(Protocol):
         """Interrupt yourself if a limit has passed or your client has gone; `now` is monotonic seconds."""
 
     def cancel(self) -> None:
-        """Interrupt yourself: the gateway is shutting down."""
+        """Interrupt yourself: the gateway is shutting down, or a middleware has abandoned you."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Live:
         self.closing = False
         """Whether the server is shutting down: then a cancellation is its doing and not the client's."""
         self._exchanges: set[Exchange] = set()
-        self._relays: set[Swept] = set()
+        self._relays: dict[Exchange, Swept] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -79,6 +79,8 @@ class Live:
             self.counters.inexact += 1
         outcome = exchange.outcome or Outcome.CANCELLED
         self.counters.exchanges[outcome] += 1
+        if not self._exchanges:
+            self._idle.set()
         log.info(
             "exchange_ended",
             exchange=exchange.id,
@@ -90,8 +92,6 @@ class Live:
             outcome=outcome.value,
             seconds=round((exchange.ended or exchange.started) - exchange.started, 4),
         )
-        if not self._exchanges:
-            self._idle.set()
 
     def meaning_of_cancellation(self, request: web.Request) -> Outcome:
         """Who cancelled a handler, where it was not the sweep: the client by leaving, or the server."""
@@ -99,13 +99,20 @@ class Live:
         return Outcome.CLIENT_DISCONNECTED if gone and not self.closing else Outcome.CANCELLED
 
     @contextlib.contextmanager
-    def watching(self, relay: Swept) -> Iterator[None]:
-        """Let the sweep look after this relay."""
-        self._relays.add(relay)
+    def watching(self, exchange: Exchange, relay: Swept) -> Iterator[None]:
+        """Let the sweep look after the relay of an exchange."""
+        self._relays[exchange] = relay
         try:
             yield
         finally:
-            self._relays.discard(relay)
+            self._relays.pop(exchange, None)
+
+    def interrupt(self, exchange: Exchange) -> bool:
+        """End an exchange's relay, if a middleware has left it running; whether it had."""
+        relay = self._relays.get(exchange)
+        if relay is not None:
+            relay.cancel()
+        return relay is not None
 
     @contextlib.asynccontextmanager
     async def sweeping(self, interval: float) -> AsyncIterator[None]:
@@ -123,7 +130,7 @@ class Live:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        cut = list(self._relays)
+        cut = list(self._relays.values())
         for relay in cut:
             relay.cancel()
         with contextlib.suppress(TimeoutError):
@@ -136,5 +143,5 @@ class Live:
         while True:
             await asyncio.sleep(interval)
             now = loop.time()
-            for relay in list(self._relays):
+            for relay in list(self._relays.values()):
                 relay.check(now)

@@ -8,7 +8,6 @@ clean end, a client that leaves ends the upstream at once, and the outcome is se
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
 import struct
 from dataclasses import dataclass
@@ -22,8 +21,12 @@ from sidestream.wire import headers
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+    from multidict import CIMultiDict
     from yarl import URL
 
     from sidestream.wire.live import Live
@@ -35,6 +38,8 @@ NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add",
 _ADDED_TO_REQUESTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _ADDED_TO_RESPONSES = ("Server", "Date", "Content-Type")
 _ONE_WRITE = 1 << 20
+_PIECE = 1 << 16
+_CLOSED_BY_PEER = frozenset({7, 8})  # TCP_CLOSE, TCP_CLOSE_WAIT of Linux's tcp_states.h
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -64,6 +69,28 @@ class Upstream:
         return self.origin.with_path(self.base_path + target, encoded=True)
 
 
+class CleanConnector(aiohttp.TCPConnector):
+    """aiohttp's connection pool, which hands no connection out on which something arrived while it was idle.
+
+    An unsolicited response there would be taken for the answer to the next request, and each answer would go to the
+    next client. aiohttp looks at this only when a connection comes back to the pool.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
+    ) -> Connection:
+        """A connection for a request: pooled and clean, or new."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            connection.close()
+
+
 class PassThrough:
     """The innermost handler of the chain."""
 
@@ -80,7 +107,7 @@ class PassThrough:
         """
         exchange = request[EXCHANGE]
         relay = _Relay(request, exchange, self._upstreams[exchange.provider.name], self._live)
-        with self._live.watching(relay):
+        with self._live.watching(exchange, relay):
             return await relay.run(self._session)
 
 
@@ -108,14 +135,16 @@ class _Relay:
         self._swept = -1
         self._swept_at = 0.0
         self._interrupted: RelayError | None = None
+        self._misused: RuntimeError | None = None
         self._receiving = False
         self._answered = False
         self._content: aiohttp.StreamReader | None = None
         self._upstream_closed = False
+        self._upstream_reset = False
 
     def check(self, now: float) -> None:
         """Interrupt the relay when its client has gone or a limit has passed."""
-        if self._client_gone():
+        if self._client_gone() or (self._limit == "write" and not self._answered and self._client_closed()):
             self._interrupt(ClientDisconnected("the client closed the connection"))
         elif self._steps != self._swept:
             self._swept = self._steps
@@ -160,46 +189,64 @@ class _Relay:
         if answer.status < 200:
             answer.close()
             raise UpstreamFailed("the upstream switched protocols")
+        if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() not in {"chunked", "identity"}:
+            answer.close()
+            raise UpstreamFailed("the upstream used a transfer coding other than 'chunked'")
         return answer
 
-    async def _body(self) -> bytes | io.BytesIO | AsyncIterator[bytes] | None:
+    async def _body(self) -> aiohttp.Payload | AsyncIterator[bytes] | None:
         """The request's body: None, all of it if it is here already (one write), or a stream."""
-        request = self._request
+        request, content = self._request, self._request.content
         if not request.body_exists:
             return None
-        if not request.content.is_eof():
-            self._exchange.request_complete = False
-            if "Expect" in request.headers:
+        self._exchange.request_complete = False
+        if not content.is_eof():
+            if "Expect" in request.headers and request.version >= aiohttp.HttpVersion11:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0  # an interim response; the response has not begun
-            return self._upload()
-        data = request.content.read_nowait() or await request.read()  # a middleware may have read it
-        if not data and request.content_length:
-            raise RuntimeError("a middleware consumed the request's body; use request.read(), or an observer")
+            return self._upload(self._received())
+        data = await request.read() if content.at_eof() else content.read_nowait()  # a middleware may have read it
+        if request.content_length not in {None, len(data)}:
+            raise _consumed()
+        if len(data) > _ONE_WRITE:
+            return self._upload(_in_pieces(data))
         self._exchange.request_chunk(data)
-        return data if len(data) <= _ONE_WRITE else io.BytesIO(data)  # which aiohttp sends in pieces
+        return _Whole(data, self._all_sent)
 
-    async def _upload(self) -> AsyncIterator[bytes]:
-        content = self._request.content
+    async def _received(self) -> AsyncIterator[bytes]:
+        """The body as it arrives from the client."""
+        size = 0
         while True:
             self._wait("idle")
             self._receiving = True
-            chunk = await content.readany()
+            chunk = await self._request.content.readany()
             self._receiving = False
-            if self._answered:  # early: the upstream wants no more of it
-                await asyncio.get_running_loop().create_future()
             if not chunk:
                 break
-            self._wait("write")
+            size += len(chunk)
             yield chunk
-            self._exchange.request_chunk(chunk)
+        if self._request.content_length not in {None, size}:
+            self._misused = _consumed()
+            raise self._misused
+
+    async def _upload(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in pieces:
+            if self._answered:  # early: the upstream wants no more of it
+                await asyncio.get_running_loop().create_future()
+            self._wait("write")
+            yield piece
+            self._exchange.request_chunk(piece)
+        self._all_sent()
+
+    def _all_sent(self) -> None:
         self._exchange.request_complete = True
-        self._wait("first_byte")
+        if not self._answered:
+            self._wait("first_byte")
 
     def _unanswered(self, error: BaseException) -> BaseException:
         """What a failure before the head means: settles the outcome, and says what is to leave the chain."""
         settle = self._exchange.settle
-        error = self._meant(error)
+        error = self._misused or self._meant(error)
         if isinstance(error, asyncio.CancelledError):
             return error
         if isinstance(error, ClientDisconnected) or self._client_gone():
@@ -211,12 +258,15 @@ class _Relay:
         if isinstance(error, ShutDown):
             settle(Outcome.CANCELLED, error)
             return GatewayError(503, "shutting_down", "the gateway is shutting down")
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            settle(Outcome.TIMED_OUT, error)
+            return GatewayError(502, "upstream_unreachable", "the upstream could not be reached in time")
         if isinstance(error, TimedOut | TimeoutError):
             settle(Outcome.TIMED_OUT, error)
             if self._receiving:
                 return GatewayError(408, "request_timeout", "the request's body stopped arriving")
             return GatewayError(504, "upstream_timeout", "the upstream did not answer in time")
-        if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, aiohttp.ClientConnectorError | UnicodeError):  # no such host, or none there can be
             settle(Outcome.UPSTREAM_FAILED, error)
             return GatewayError(502, "upstream_unreachable", "the upstream could not be reached")
         if isinstance(error, aiohttp.ClientError | OSError | UpstreamFailed):
@@ -230,15 +280,16 @@ class _Relay:
 
     async def _relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         exchange = self._exchange
-        down = self._head(answer)
+        kept, down = self._head(answer)
         try:
             self._wait("write")
+            self._check_first()
             try:
                 await down.prepare(self._request)
             except (ConnectionError, aiohttp.ClientError) as error:
                 raise ClientDisconnected("the client left before the response's head") from error
             exchange.response = down
-            exchange.response_head(ResponseHead(answer.status, answer.reason or "", down.headers))
+            exchange.response_head(ResponseHead(answer.status, answer.reason or "", kept))
             await self._copy(answer.content, down)
             try:
                 await down.write_eof()
@@ -249,7 +300,12 @@ class _Relay:
         exchange.settle(Outcome.COMPLETED)
         return down
 
-    def _head(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    def _check_first(self) -> None:
+        if self._request.writer.output_size or self._exchange.ended is not None:
+            raise RuntimeError("a middleware has begun a response of its own")
+
+    def _head(self, answer: aiohttp.ClientResponse) -> tuple[CIMultiDict[str], web.StreamResponse]:
+        """The fields that travel on, and a response with them, not yet prepared."""
         exchange = self._exchange
         kept, exact = headers.response_headers(answer.headers)
         reason: str | None = answer.reason or ""
@@ -258,9 +314,10 @@ class _Relay:
         exchange.exact = exact
         down = web.StreamResponse(status=answer.status, reason=reason, headers=kept)
         down[NOT_OURS_TO_ADD] = [name for name in _ADDED_TO_RESPONSES if name not in kept]
-        framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        chunked = answer.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+        framed = chunked or "Content-Length" in answer.headers
         exchange.end_verifiable = framed or answer.content.at_eof()
-        return down
+        return kept, down
 
     async def _copy(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
         exchange = self._exchange
@@ -272,7 +329,7 @@ class _Relay:
             except (aiohttp.ClientError, OSError) as error:
                 raise UpstreamFailed("the upstream broke off in the middle of its response") from error
             if not chunk:
-                if not content.is_eof():
+                if not content.is_eof() or (self._upstream_reset and not exchange.end_verifiable):
                     raise UpstreamFailed("the upstream closed the connection in the middle of its response")
                 return
             self._limit = "write"
@@ -299,9 +356,8 @@ class _Relay:
         return closed
 
     def _connection_ended(self, closed: asyncio.Future[None]) -> None:
-        if not closed.cancelled():
-            closed.exception()  # seen; the reader tells
         self._upstream_closed = True
+        self._upstream_reset = not closed.cancelled() and closed.exception() is not None
         content = self._content
         if self._limit == "idle" and content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection ended"))
@@ -347,6 +403,17 @@ class _Relay:
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
+    def _client_closed(self) -> bool:
+        """Whether a client has closed from which nothing is being read, as the upstream takes nothing.
+
+        The transport does not see that; Linux's kernel tells.
+        """
+        transport = self._request.transport
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        if sock is None or not hasattr(socket, "TCP_INFO") or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return False
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
+
     def _interrupt(self, why: RelayError) -> None:
         if self._interrupted is None and self._task is not None:
             self._interrupted = why
@@ -354,13 +421,34 @@ class _Relay:
 
     def _meant(self, error: BaseException) -> BaseException:
         """The reason behind a cancellation: ours, the client's leaving, or somebody else's."""
-        if not isinstance(error, asyncio.CancelledError):
-            return error
         if self._interrupted is not None and self._task is not None:
             self._task.uncancel()
             return self._interrupted
+        if not isinstance(error, asyncio.CancelledError):
+            return error
         self._exchange.settle(self._live.meaning_of_cancellation(self._request), error)
         return error
+
+
+class _Whole(aiohttp.BytesPayload):
+    """A body that is here already; `sent` is called once it has been written."""
+
+    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._on_sent = sent
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await super().write_with_length(writer, content_length)
+        self._on_sent()
+
+
+async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
+
+
+def _consumed() -> RuntimeError:
+    return RuntimeError("a middleware consumed the request's body; use request.read(), or an observer")
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -102,5 +102,5 @@ def _check_framing(request: web.Request) -> None:
         raise GatewayError(400, "bad_framing", "send Content-Length or Transfer-Encoding, not both")
     if len(lengths) > 1 or (lengths and not re.fullmatch(r"[0-9]{1,19}", lengths[0])):
         raise GatewayError(400, "bad_framing", "the Content-Length header is malformed")
-    if headers.get("Expect", "100-continue").lower() != "100-continue":
+    if any(value.lower() != "100-continue" for value in headers.getall("Expect", [])):
         raise GatewayError(417, "bad_expectation", "the only expectation understood is '100-continue'")

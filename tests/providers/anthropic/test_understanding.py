@@ -342,3 +342,23 @@ def test_depth_makes_nothing_raise(depth: int) -> None:
     answer = b'{"type":"message","content":[{"type":"hologram","deep":' + deep + b"}]}"
     msgspec.json.encode(understand(answer, request=request))
     msgspec.json.encode(understand(answer[: 70 + depth], request=request[: 90 + depth]))
+
+
+def test_a_request_of_too_many_values_is_not_built_and_the_answer_is_still_read() -> None:
+    request = b'{"messages":[' + b"[]," * 300_000 + b"[]]}"
+    answer = b'{"type":"message","role":"assistant","content":[{"type":"text","text":"Hi"}]}'
+    understood = understand(answer, request=request)
+    assert "too_complex" == understood.extras["request"]
+    assert ["assistant"] == [message["role"] for message in understood.messages]
+
+
+def test_an_answer_of_too_many_values_keeps_what_there_is_room_for() -> None:
+    start = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[],"usage":{}}}\n\n'
+    block = (
+        b"event: content_block_start\n"
+        b'data: {"type":"content_block_start","index":0,"content_block":{"type":"x","v":[%s0]}}\n\n'
+    )
+    stream = start + (block % (b"0," * 500)) * 1000 + (block % (b"[]," * 300_000))
+    understood = understand(stream, content_type="text/event-stream")
+    assert "m" == understood.id
+    assert understood.extras["too_complex"]

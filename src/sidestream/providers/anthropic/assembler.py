@@ -18,7 +18,7 @@ import msgspec
 from sidestream.providers.anthropic.blocks import Block, apply_delta
 from sidestream.providers.anthropic.errors import read_error
 from sidestream.providers.extras import Extras
-from sidestream.providers.jsons import UNREADABLE, parse
+from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, parse, values_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,10 @@ _CUMULATIVE: Final = (
     "fallback_credit",
 )
 """Counts that a `message_delta` overwrites unless it has them null. The other usage fields are final at the start."""
+
+
+_USUAL_EVENT: Final = 1024
+"""Characters; a longer event is counted against the values that one answer may hold before it is parsed."""
 
 
 class Assembled(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +70,19 @@ class Assembler:
         self._stopped = False
         self._reasoned = False
         self._extras = Extras()
+        self._room = MOST_VALUES
 
     def feed(self, event: Event) -> None:
         """Take one event."""
         if event.name == "ping" or (not event.data and event.name != "error"):
             return
+        large = len(event.data) > _USUAL_EVENT
+        if large and not self._has_room(event.data):
+            return
         data = parse(event.data)
         kind = data.get("type") if isinstance(data, dict) else None
+        if not large and kind != "content_block_delta" and not self._has_room(event.data):
+            return
         leftover = self._apply(event, kind, data)
         if leftover:
             self._extras.keep(leftover, event.data if data is UNREADABLE else data, len(event.data))
@@ -108,6 +118,13 @@ class Assembler:
             raw_inputs=raw_inputs,
             extras=self._extras.facts(),
         )
+
+    def _has_room(self, data: str) -> bool:
+        """Whether the values of this event may still be kept; short deltas are not even counted."""
+        self._room -= values_in(data)
+        if self._room < 0:
+            self._extras.keep("too_complex", None, len(data))
+        return self._room >= 0
 
     def _apply(self, event: Event, kind: object, data: Any) -> str | None:
         """Apply an event; say among which extras to keep it if it is, or has, something that no rule takes in."""

@@ -11,7 +11,7 @@ from sidestream.providers.anthropic.errors import read_error
 from sidestream.providers.base import Understood
 from sidestream.providers.cut_json import parse_cut
 from sidestream.providers.extras import Extras
-from sidestream.providers.jsons import UNREADABLE, clean, parse
+from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, clean, parse, values_in
 
 _NOTHING: Final = Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={})
 _PIECE: Final = 256 << 10
@@ -47,9 +47,11 @@ def understand(*, request: bytes, response: bytes, content_type: str, status: in
 
 
 def _read_object(body: bytes) -> tuple[dict[str, Any], str | None]:
-    """A body's JSON object and, where it is not simply that, a word why: ``empty``, ``cut`` or ``unreadable``."""
+    """A body's JSON object and, where it is not simply that, a word why: ``empty, cut, too_complex, unreadable``."""
     if not body:
         return {}, "empty"
+    if values_in(body) > MOST_VALUES:
+        return {}, "too_complex"
     value, trouble = parse(body), None
     if value is UNREADABLE:
         value, trouble = parse_cut(body.decode("utf-8-sig", "replace"), keep_strings=True), "cut"

@@ -150,6 +150,25 @@ async def streams_itself(request: web.Request, handler: Handler) -> web.StreamRe
     return response
 
 
+async def holds_the_end(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keeps what the client has not seen when the end is held; then waits for `let_go`, or raises what it holds."""
+    exchange = request[EXCHANGE]
+
+    async def held() -> None:
+        holding.set()
+        await let_go.wait()
+        if hold_failures:
+            raise hold_failures.pop()
+
+    exchange.before_end.append(held)
+    return await handler(request)
+
+
+holding = asyncio.Event()
+let_go = asyncio.Event()
+hold_failures: list[Exception] = []
+
+
 async def streams_then_relays(request: web.Request, handler: Handler) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)

@@ -18,7 +18,7 @@ from doubles import Witness
 from rawhttp import KEYS, PATH, connect, exchange, post
 from sidestream import GatewayError, Outcome, mount
 from sidestream.testing import ScriptedUpstream, gateway, running
-from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
+from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -578,6 +578,69 @@ async def test_a_client_that_resets_while_the_upstream_takes_nothing_is_gone(can
                 client.reset()
                 assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
         full.set()
+
+
+WHOLE = {  # a response, what of it may pass before its end, and the end
+    "chunked": (STREAM_HEAD + chunk(EVENT) + chunk(b""), EVENT, b"0\r\n\r\n"),
+    "content-length": (response(EVENT + b"!"), EVENT, b"!"),
+    "close": (b"HTTP/1.1 200 OK\r\n\r\n" + EVENT, EVENT, b"0\r\n\r\n"),
+    "no body": (response(status="204 No Content", length=False), b"", b"HTTP/1.1 204"),
+}
+
+
+@pytest.fixture
+def hold() -> None:
+    doubles.holding, doubles.let_go = asyncio.Event(), asyncio.Event()
+    doubles.hold_failures.clear()
+
+
+@pytest.mark.usefixtures("hold")
+@pytest.mark.parametrize("form", WHOLE)
+async def test_the_end_of_a_response_can_be_held_back_until_something_else_is_done(
+    upstream: ScriptedUpstream, form: str
+) -> None:
+    whole, first, end = WHOLE[form]
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(whole)
+        if form == "close":
+            await connection.close()
+
+    upstream.script = script
+    async with gateway(upstream.url, middlewares=["doubles:holds_the_end", "doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            await doubles.holding.wait()
+            seen = Witness.seen[0].response
+            if first:
+                assert not (await client.until(first)).endswith(end)
+            assert [] == Witness.seen[0].ends
+            doubles.let_go.set()
+            await client.until(end)
+            assert await Witness.ending() is Outcome.COMPLETED
+    assert first + (end if form == "content-length" else b"") == seen
+
+
+@pytest.mark.usefixtures("hold")
+@pytest.mark.parametrize("form", WHOLE)
+async def test_if_what_holds_the_end_fails_the_client_sees_no_end(upstream: ScriptedUpstream, form: str) -> None:
+    whole, _first, end = WHOLE[form]
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(whole)
+        if form == "close":
+            await connection.close()
+
+    upstream.script = script
+    doubles.hold_failures.append(OSError("the disk is full"))
+    doubles.let_go.set()
+    async with gateway(upstream.url, middlewares=["doubles:holds_the_end", "doubles:Witness"]) as url:
+        async with connect(url) as client:
+            await client.send(post())
+            rest = await client.rest() or b""
+        assert await Witness.ending() is Outcome.CANCELLED
+    assert not rest.endswith(end)
+    assert end not in rest or form == "content-length"
 
 
 async def test_an_ordinary_aiohttp_middleware_fits(upstream: ScriptedUpstream) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import secrets
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +20,8 @@ import structlog
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from multidict import CIMultiDict
 
     from sidestream.wire.live import Live
@@ -96,7 +98,7 @@ class Provider(Protocol):
 def new_id() -> str:
     """32 hex digits that sort by time (UUIDv7's layout: 48 bits of milliseconds, the rest random)."""
     milliseconds = time.time_ns() // 1_000_000
-    noise = secrets.randbits(74)
+    noise = random.getrandbits(74)  # to be unique, not to be secret
     return f"{milliseconds << 80 | 7 << 76 | (noise >> 62) << 64 | 2 << 62 | noise & (1 << 62) - 1:032x}"
 
 
@@ -134,6 +136,9 @@ class Exchange:
         self.started = time.monotonic()
         self.first_byte: float | None = None
         self.ended: float | None = None
+        self.before_end: list[Callable[[], Awaitable[None]]] = []
+        """Awaited before the last byte of the response (before the head of one without a body), when the observers have
+        been told of all the others. If one raises, the transfer is broken off. Usually empty."""
         self.response: web.StreamResponse | None = None
         """The relayed response, once it has begun."""
         self.head: ResponseHead | None = None
@@ -188,6 +193,12 @@ class Exchange:
         if self.ended is None:
             self.ended = time.monotonic()
             self._schedule()
+
+    async def hold_the_end(self) -> None:
+        """Tell the observers what there is to tell, and await what `before_end` holds."""
+        self._flush()
+        for held in self.before_end:
+            await held()
 
     def _tell(self, kind: int, what: object) -> None:
         if self.ended is not None:  # a relay that its middleware abandoned

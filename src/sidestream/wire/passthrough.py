@@ -284,13 +284,18 @@ class _Relay:
         try:
             self._wait("write")
             self._check_first()
+            if exchange.before_end and answer.content.at_eof():
+                await exchange.hold_the_end()
             try:
                 await down.prepare(self._request)
             except (ConnectionError, aiohttp.ClientError) as error:
                 raise ClientDisconnected("the client left before the response's head") from error
             exchange.response = down
             exchange.response_head(ResponseHead(answer.status, answer.reason or "", kept))
-            await self._copy(answer.content, down)
+            if exchange.before_end and not answer.content.at_eof():
+                await self._copy_but_the_end(answer.content, down)
+            else:
+                await self._copy(answer.content, down)
             try:
                 await down.write_eof()
             except (ConnectionError, aiohttp.ClientError) as error:
@@ -320,26 +325,44 @@ class _Relay:
         return kept, down
 
     async def _copy(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
-        exchange = self._exchange
-        while True:
-            self._limit = "idle"
-            self._steps += 1
-            try:
-                chunk = content.read_nowait() if self._upstream_closed else await content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamFailed("the upstream broke off in the middle of its response") from error
-            if not chunk:
-                if not content.is_eof() or (self._upstream_reset and not exchange.end_verifiable):
-                    raise UpstreamFailed("the upstream closed the connection in the middle of its response")
-                return
-            self._limit = "write"
-            self._steps += 1
-            try:
-                await down.write(chunk)
-            except (ConnectionError, aiohttp.ClientError) as error:
-                raise ClientDisconnected("the client left in the middle of the response") from error
-            finally:
-                exchange.response_chunk(chunk)
+        while chunk := await self._read(content):
+            await self._write(down, chunk, chunk)
+
+    async def _copy_but_the_end(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
+        """Copy, and hold the end back until `Exchange.before_end` is done: a length's last byte, or the chunks' end."""
+        left = down.content_length
+        last = b""
+        while chunk := await self._read(content):
+            if left is not None:
+                left -= len(chunk)
+                chunk, last = (chunk[:-1], chunk[-1:]) if left == 0 else (chunk, b"")
+            await self._write(down, chunk, chunk + last)
+        await self._exchange.hold_the_end()
+        await self._write(down, last, b"")
+
+    async def _read(self, content: aiohttp.StreamReader) -> bytes:
+        """The upstream's next chunk; empty at the end."""
+        self._wait("idle")
+        try:
+            chunk = content.read_nowait() if self._upstream_closed else await content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamFailed("the upstream broke off in the middle of its response") from error
+        cut = not content.is_eof() or (self._upstream_reset and not self._exchange.end_verifiable)
+        if not chunk and cut:
+            raise UpstreamFailed("the upstream closed the connection in the middle of its response")
+        return chunk
+
+    async def _write(self, down: web.StreamResponse, data: bytes, seen: bytes) -> None:
+        """Write `data` to the client; then the observers may know of what is `seen`, also when the client has gone."""
+        self._wait("write")
+        try:
+            if data:
+                await down.write(data)
+        except (ConnectionError, aiohttp.ClientError) as error:
+            raise ClientDisconnected("the client left in the middle of the response") from error
+        finally:
+            if seen:
+                self._exchange.response_chunk(seen)
 
     def _watch_connection(self, answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
         """See the upstream's connection end: aiohttp does not always tell the reader of a body (bad chunk size)."""

@@ -27,7 +27,8 @@ from sidestream.providers import PROVIDERS
 from sidestream.traces.recorder import RECORDER, Recorder
 from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.live import Live
-from sidestream.wire.passthrough import CleanConnector, Limits, PassThrough, Upstream, only_upstream_head
+from sidestream.wire.passthrough import PassThrough, only_upstream_head
+from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import gzip
 import json
 import random
@@ -14,7 +13,6 @@ from doubles import Witness
 from rawhttp import KEYS, PATH, connect, exchange, post
 from sidestream.testing import ScriptedUpstream, gateway
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
-from sidestream.wire.passthrough import _Relay
 
 EVERY_BYTE = bytes(range(256)) * 8
 
@@ -288,27 +286,6 @@ async def test_once_the_upstream_answers_no_more_of_the_request_is_sent() -> Non
         await early.ended.wait()
     assert b"abc" == bytes(early.requests[0].body)
     assert b"abc" == Witness.seen[0].request
-
-
-async def test_a_finished_relay_is_not_kept_by_the_pooled_connection(upstream: ScriptedUpstream) -> None:
-    begun = asyncio.Event()
-
-    async def script(_received: Received, connection: Connection) -> None:
-        await connection.send(STREAM_HEAD)
-        await begun.wait()
-        await connection.send(chunk(b"rest") + chunk(b""))
-
-    upstream.script = script
-    async with gateway(upstream.url) as url, connect(url) as client:
-        for _ in range(5):
-            begun.clear()
-            await client.send(post())
-            await client.head()
-            begun.set()
-            await client.until(b"0\r\n\r\n")
-        gc.collect()
-        assert [] == [thing for thing in gc.get_objects() if isinstance(thing, _Relay)]
-    assert 1 == upstream.connections
 
 
 async def test_a_header_that_cannot_be_carried_back_is_left_out_and_counted(upstream: ScriptedUpstream) -> None:

@@ -1,19 +1,36 @@
-"""Where requests go; how they travel is told in tests/behaviours."""
+"""What a relay leaves behind: nothing. How it relays is told in tests/behaviours."""
 
 from __future__ import annotations
 
-import pytest
-from yarl import URL
+import asyncio
+import gc
+from typing import TYPE_CHECKING
 
-from sidestream.wire.passthrough import Limits, Upstream
+from rawhttp import connect, post
+from sidestream.testing import gateway
+from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
+from sidestream.wire.passthrough import _Relay
 
-LIMITS = Limits(connect=1, first_byte=1, idle=1, write=1)
+if TYPE_CHECKING:
+    from sidestream.testing import ScriptedUpstream
 
 
-@pytest.mark.parametrize(
-    "target", ["/v1/messages", "/v1/messages?", "/%7E?x=%7e#", "//evil.test/", "/@evil.test", "/\\evil", "/v1/%zz?[]|"]
-)
-def test_no_target_leaves_the_upstreams_origin_or_is_rewritten(target: str) -> None:
-    url = Upstream(URL("https://api.anthropic.com"), "/base", LIMITS).url(target)
-    assert ("https", "api.anthropic.com", 443) == (url.scheme, url.raw_host, url.port)
-    assert f"/base{target}" == url.raw_path_qs
+async def test_a_finished_relay_is_not_kept_by_the_pooled_connection(upstream: ScriptedUpstream) -> None:
+    begun = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD)
+        await begun.wait()
+        await connection.send(chunk(b"rest") + chunk(b""))
+
+    upstream.script = script
+    async with gateway(upstream.url) as url, connect(url) as client:
+        for _ in range(5):
+            begun.clear()
+            await client.send(post())
+            await client.head()
+            begun.set()
+            await client.until(b"0\r\n\r\n")
+        gc.collect()
+        assert [] == [thing for thing in gc.get_objects() if isinstance(thing, _Relay)]
+    assert 1 == upstream.connections

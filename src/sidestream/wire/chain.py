@@ -22,7 +22,7 @@ from sidestream.tasks import where
 from sidestream.wire import routes
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, Provider
 from sidestream.wire.headers import request_headers
-from sidestream.wire.passthrough import reset
+from sidestream.wire.sockets import reset
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

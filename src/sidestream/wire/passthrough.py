@@ -8,9 +8,6 @@ clean end, a client that leaves ends the upstream at once, and the outcome is se
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,17 +16,14 @@ from aiohttp import web
 from sidestream.errors import ClientDisconnected, GatewayError, RelayError, ShutDown, TimedOut, UpstreamFailed
 from sidestream.wire import headers
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, ResponseHead
+from sidestream.wire.sockets import closed_by_peer, reset
+from sidestream.wire.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
     from multidict import CIMultiDict
-    from yarl import URL
 
     from sidestream.wire.live import Live
+    from sidestream.wire.upstream import Upstream
 
 NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add", list)
 """On a relayed response: the header fields the upstream did not send, though aiohttp would."""
@@ -37,58 +31,6 @@ NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add",
 # aiohttp adds these where they are absent; the promise is the sender's head and nothing else.
 _ADDED_TO_REQUESTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _ADDED_TO_RESPONSES = ("Server", "Date", "Content-Type")
-_ONE_WRITE = 1 << 20
-_PIECE = 1 << 16
-_CLOSED_BY_PEER = frozenset({7, 8})  # TCP_CLOSE, TCP_CLOSE_WAIT of Linux's tcp_states.h
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Idle limits of one upstream, in seconds: none of them bounds a whole exchange."""
-
-    connect: float
-    first_byte: float
-    """From the request's last byte to the response's head."""
-    idle: float
-    """Between two pieces of a body, in either direction."""
-    write: float
-    """For the other side to take a piece of a body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Where a provider's requests go: a fixed origin, a base path (no trailing slash; may be empty), and its limits."""
-
-    origin: URL
-    base_path: str
-    limits: Limits
-
-    def url(self, target: str) -> URL:
-        """The URL of a raw target (path and query as they came). Nothing in a target can change the origin."""
-        return self.origin.with_path(self.base_path + target, encoded=True)
-
-
-class CleanConnector(aiohttp.TCPConnector):
-    """aiohttp's connection pool, which hands no connection out on which something arrived while it was idle.
-
-    An unsolicited response there would be taken for the answer to the next request, and each answer would go to the
-    next client. aiohttp looks at this only when a connection comes back to the pool.
-    """
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
-    ) -> Connection:
-        """A connection for a request: pooled and clean, or new."""
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                return connection
-            connection.close()
 
 
 class PassThrough:
@@ -135,16 +77,14 @@ class _Relay:
         self._swept = -1
         self._swept_at = 0.0
         self._interrupted: RelayError | None = None
-        self._misused: RuntimeError | None = None
-        self._receiving = False
-        self._answered = False
+        self._upload = Upload(request, exchange, self._wait)
         self._content: aiohttp.StreamReader | None = None
         self._upstream_closed = False
         self._upstream_reset = False
 
     def check(self, now: float) -> None:
         """Interrupt the relay when its client has gone or a limit has passed."""
-        if self._client_gone() or (self._limit == "write" and not self._answered and self._client_closed()):
+        if self._client_gone() or (self._limit == "write" and not self._upload.answered and self._client_closed()):
             self._interrupt(ClientDisconnected("the client closed the connection"))
         elif self._steps != self._swept:
             self._swept = self._steps
@@ -178,14 +118,14 @@ class _Relay:
             self._exchange.method,
             self._upstream.url(self._exchange.target),
             headers=self._exchange.request_headers,
-            data=await self._body(),
+            data=await self._upload.body(),
             allow_redirects=False,
             skip_auto_headers=_ADDED_TO_REQUESTS,
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=limits.connect, sock_connect=limits.connect, sock_read=None
             ),
         )
-        self._answered = True
+        self._upload.answered = True
         if answer.status < 200:
             answer.close()
             raise UpstreamFailed("the upstream switched protocols")
@@ -194,59 +134,10 @@ class _Relay:
             raise UpstreamFailed("the upstream used a transfer coding other than 'chunked'")
         return answer
 
-    async def _body(self) -> aiohttp.Payload | AsyncIterator[bytes] | None:
-        """The request's body: None, all of it if it is here already (one write), or a stream."""
-        request, content = self._request, self._request.content
-        if not request.body_exists:
-            return None
-        self._exchange.request_complete = False
-        if not content.is_eof():
-            if "Expect" in request.headers and request.version >= aiohttp.HttpVersion11:
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                request.writer.output_size = 0  # an interim response; the response has not begun
-            return self._upload(self._received())
-        data = await request.read() if content.at_eof() else content.read_nowait()  # a middleware may have read it
-        if request.content_length not in {None, len(data)}:
-            raise _consumed()
-        if len(data) > _ONE_WRITE:
-            return self._upload(_in_pieces(data))
-        self._exchange.request_chunk(data)
-        return _Whole(data, self._all_sent)
-
-    async def _received(self) -> AsyncIterator[bytes]:
-        """The body as it arrives from the client."""
-        size = 0
-        while True:
-            self._wait("idle")
-            self._receiving = True
-            chunk = await self._request.content.readany()
-            self._receiving = False
-            if not chunk:
-                break
-            size += len(chunk)
-            yield chunk
-        if self._request.content_length not in {None, size}:
-            self._misused = _consumed()
-            raise self._misused
-
-    async def _upload(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for piece in pieces:
-            if self._answered:  # early: the upstream wants no more of it
-                await asyncio.get_running_loop().create_future()
-            self._wait("write")
-            yield piece
-            self._exchange.request_chunk(piece)
-        self._all_sent()
-
-    def _all_sent(self) -> None:
-        self._exchange.request_complete = True
-        if not self._answered:
-            self._wait("first_byte")
-
     def _unanswered(self, error: BaseException) -> BaseException:
         """What a failure before the head means: settles the outcome, and says what is to leave the chain."""
         settle = self._exchange.settle
-        error = self._misused or self._meant(error)
+        error = self._upload.misused or self._meant(error)
         if isinstance(error, asyncio.CancelledError):
             return error
         if isinstance(error, ClientDisconnected) or self._client_gone():
@@ -263,7 +154,7 @@ class _Relay:
             return GatewayError(502, "upstream_unreachable", "the upstream could not be reached in time")
         if isinstance(error, TimedOut | TimeoutError):
             settle(Outcome.TIMED_OUT, error)
-            if self._receiving:
+            if self._upload.receiving:
                 return GatewayError(408, "request_timeout", "the request's body stopped arriving")
             return GatewayError(504, "upstream_timeout", "the upstream did not answer in time")
         if isinstance(error, aiohttp.ClientConnectorError | UnicodeError):  # no such host, or none there can be
@@ -427,15 +318,8 @@ class _Relay:
         return transport is None or transport.is_closing()
 
     def _client_closed(self) -> bool:
-        """Whether a client has closed from which nothing is being read, as the upstream takes nothing.
-
-        The transport does not see that; Linux's kernel tells.
-        """
         transport = self._request.transport
-        sock = transport.get_extra_info("socket") if transport is not None else None
-        if sock is None or not hasattr(socket, "TCP_INFO") or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-            return False
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
+        return transport is not None and closed_by_peer(transport)
 
     def _interrupt(self, why: RelayError) -> None:
         if self._interrupted is None and self._task is not None:
@@ -451,32 +335,3 @@ class _Relay:
             return error
         self._exchange.settle(self._live.meaning_of_cancellation(self._request), error)
         return error
-
-
-class _Whole(aiohttp.BytesPayload):
-    """A body that is here already; `sent` is called once it has been written."""
-
-    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._on_sent = sent
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        await super().write_with_length(writer, content_length)
-        self._on_sent()
-
-
-async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _PIECE):
-        yield data[start : start + _PIECE]
-
-
-def _consumed() -> RuntimeError:
-    return RuntimeError("a middleware consumed the request's body; use request.read(), or an observer")
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Break a connection off with a TCP reset: what an HTTP/1.0 client needs to see a cut."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    transport.abort()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestream.providers.jsons import (
@@ -112,4 +112,22 @@ def test_values_are_counted_without_building_them_and_strings_do_not_count() -> 
     assert values_in(prose.encode()) == 2
     assert values_in(b"[" + b"[]," * MOST_VALUES + b"0]") == 2 * MOST_VALUES + 1
     assert values_in("[1, 2]") == 2
-    assert values_in('"\ud800' + "," * 2 * MOST_VALUES) == 2 * MOST_VALUES
+    assert values_in('"\ud800' + "," * 2 * MOST_VALUES) == 0
+
+
+@pytest.mark.parametrize("piece", ['\\",', "\\\\,", '[,\\"'])
+def test_counting_is_linear_where_a_string_never_ends(piece: str) -> None:
+    """A pattern that tries again at every quote would take minutes here."""
+    assert values_in('{"m":"' + piece * 400_000) == 1
+
+
+def test_strings_are_values_too_and_many_of_them_are_not_even_cut_out() -> None:
+    assert values_in('["",' + '"",' * 2_000_000) > MOST_VALUES
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_structure_inside_of_strings_does_not_count_in_a_large_document(document: object) -> None:
+    bare = json.dumps(json.loads(json.dumps(document)), ensure_ascii=True)
+    in_a_string = json.dumps({"text": bare, "filler": "[{,\\" * MOST_VALUES})
+    assert values_in(in_a_string) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+
+from sidestream.wire.sockets import readable
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -43,8 +46,13 @@ class CleanConnector(aiohttp.TCPConnector):
     """aiohttp's connection pool, which hands no connection out on which something arrived while it was idle.
 
     An unsolicited response there would be taken for the answer to the next request, and each answer would go to the
-    next client. aiohttp looks at this only when a connection comes back to the pool.
+    next client. aiohttp looks at this only when a connection comes back to the pool. What arrives after the look here
+    cannot be told from an answer.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def connect(
         self,
@@ -56,6 +64,18 @@ class CleanConnector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
+            if protocol not in self._known:  # new, not pooled: TLS may have something to say after its handshake
+                self._known.add(protocol)
+                return connection
+            if _is_clean(connection):
                 return connection
             connection.close()
+
+
+def _is_clean(connection: Connection) -> bool:
+    """Whether nothing has arrived: neither read already, nor in the kernel's buffer (an end counts as something)."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None:
+        return True
+    sock = transport.get_extra_info("socket")
+    return not protocol.should_close and (sock is None or not readable(sock.fileno()))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sidestream.providers.anthropic.blocks import Block, apply_delta
+from sidestream.providers.jsons import Budget
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,11 @@ from sidestream.providers.anthropic.blocks import Block, apply_delta
     ],
 )
 def test_a_delta_that_does_not_fit_is_left_over(value: Any, delta: dict[str, Any], leftover: str | None) -> None:
-    assert apply_delta(Block(value, is_open=True), delta) == leftover
+    assert apply_delta(Block(value, is_open=True, budget=Budget()), delta) == leftover
 
 
 def test_a_block_can_be_built_in_between() -> None:
-    block = Block({"type": "tool_use", "input": {}}, is_open=True)
+    block = Block({"type": "tool_use", "input": {}}, is_open=True, budget=Budget())
     apply_delta(block, {"type": "input_json_delta", "partial_json": '{"a": '})
     assert (block.build(), block.raw) == ({"type": "tool_use", "input": {}}, '{"a": ')
     apply_delta(block, {"type": "input_json_delta", "partial_json": "1}"})

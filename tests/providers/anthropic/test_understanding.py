@@ -362,3 +362,26 @@ def test_an_answer_of_too_many_values_keeps_what_there_is_room_for() -> None:
     understood = understand(stream, content_type="text/event-stream")
     assert "m" == understood.id
     assert understood.extras["too_complex"]
+
+
+START = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[],"usage":{}}}\n\n'
+
+
+def test_tool_arguments_of_too_many_values_stay_text() -> None:
+    block = b'{"type":"tool_use","id":"t","name":"f","input":{}}'
+    begin = b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":%s}\n\n' % block
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":%s}\n\n'
+    pieces = ["[", *["[],[],[],[],[],[],[],[],[],[]," * 10] * 3000, "0]"]
+    deltas = [json.dumps({"type": "input_json_delta", "partial_json": piece}).encode() for piece in pieces]
+    understood = understand(START + begin + b"".join(delta % one for one in deltas), content_type="text/event-stream")
+    (call,) = understood.messages[-1]["tool_calls"]
+    assert "".join(pieces) == call["function"]["arguments"]["_raw"]
+
+
+def test_citations_of_too_many_values_are_not_kept() -> None:
+    block, cited = b'{"type":"text","text":""}', b'{"type":"citations_delta","citation":[%s0]}'
+    begin = b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":%s}\n\n' % block
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":%s}\n\n' % cited
+    understood = understand(START + begin + (delta % (b"[]," * 250)) * 1000, content_type="text/event-stream")
+    assert understood.extras["too_complex"]
+    assert len(understood.messages[-1]["citations"]) < 1000

@@ -18,7 +18,7 @@ import msgspec
 from sidestream.providers.anthropic.blocks import Block, apply_delta
 from sidestream.providers.anthropic.errors import read_error
 from sidestream.providers.extras import Extras
-from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, parse, values_in
+from sidestream.providers.jsons import UNREADABLE, Budget, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ _CUMULATIVE: Final = (
 """Counts that a `message_delta` overwrites unless it has them null. The other usage fields are final at the start."""
 
 
+_TEXT_DELTAS: Final = ("text_delta", "thinking_delta", "input_json_delta", "signature_delta")
 _USUAL_EVENT: Final = 1024
 """Characters; a longer event is counted against the values that one answer may hold before it is parsed."""
 
@@ -70,7 +71,7 @@ class Assembler:
         self._stopped = False
         self._reasoned = False
         self._extras = Extras()
-        self._room = MOST_VALUES
+        self._budget = Budget()
 
     def feed(self, event: Event) -> None:
         """Take one event."""
@@ -81,7 +82,7 @@ class Assembler:
             return
         data = parse(event.data)
         kind = data.get("type") if isinstance(data, dict) else None
-        if not large and kind != "content_block_delta" and not self._has_room(event.data):
+        if not large and not _only_text(data) and not self._has_room(event.data):
             return
         leftover = self._apply(event, kind, data)
         if leftover:
@@ -120,11 +121,11 @@ class Assembler:
         )
 
     def _has_room(self, data: str) -> bool:
-        """Whether the values of this event may still be kept; short deltas are not even counted."""
-        self._room -= values_in(data)
-        if self._room < 0:
+        """Whether the values of this event may still be kept; short deltas of text are not even counted."""
+        allowed = self._budget.allows(data)
+        if not allowed:
             self._extras.keep("too_complex", None, len(data))
-        return self._room >= 0
+        return allowed
 
     def _apply(self, event: Event, kind: object, data: Any) -> str | None:
         """Apply an event; say among which extras to keep it if it is, or has, something that no rule takes in."""
@@ -149,7 +150,7 @@ class Assembler:
         self._message = message
         content = message.get("content")
         if isinstance(content, list):
-            self._blocks = [Block(block, is_open=False) for block in content]
+            self._blocks = [Block(block, is_open=False, budget=self._budget) for block in content]
         return None
 
     def _start_block(self, data: dict[str, Any]) -> str | None:
@@ -157,7 +158,7 @@ class Assembler:
         value = data.get("content_block")
         if not isinstance(value, dict) or self._message is None:
             return "malformed"
-        self._blocks.append(Block(value, is_open=True))
+        self._blocks.append(Block(value, is_open=True, budget=self._budget))
         to = value.get("to")
         if value.get("type") == "fallback" and isinstance(to, dict):
             # Another model took over; the non-streaming message is labelled with it, too.
@@ -226,3 +227,9 @@ def _holds(counts: dict[str, Any], usage: dict[str, Any]) -> bool:
         return all(value is None or counts.get(key) == value for key, value in usage.items())
     except RecursionError:  # nested nearly as deep as a parser takes
         return False
+
+
+def _only_text(data: Any) -> bool:
+    """Whether an event is a delta that appends text, and adds no value of its own."""
+    delta = data.get("delta") if isinstance(data, dict) and data.get("type") == "content_block_delta" else None
+    return isinstance(delta, dict) and delta.get("type") in _TEXT_DELTAS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sidestream.providers.cut_json import parse_cut
-from sidestream.providers.jsons import UNREADABLE, clean_text, parse
+from sidestream.providers.jsons import UNREADABLE, Budget, clean_text, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,15 +19,16 @@ class Block:
     `raw` is the text of a tool's arguments where it is not whole JSON; `build` sets it.
     """
 
-    __slots__ = ("kind", "open", "pieces", "raw", "value")
+    __slots__ = ("_budget", "kind", "open", "pieces", "raw", "value")
 
-    def __init__(self, value: Any, *, is_open: bool) -> None:
+    def __init__(self, value: Any, *, is_open: bool, budget: Budget) -> None:
         self.value = value
         kind = value.get("type") if isinstance(value, dict) else None
         self.kind = kind if isinstance(kind, str) else ""
         self.open = is_open
         self.pieces: list[str] = []
         self.raw: str | None = None
+        self._budget = budget
 
     def build(self) -> Any:
         """The block as it stands. Pieces are joined and arguments parsed here, once."""
@@ -41,6 +42,9 @@ class Block:
         return self.value | {"input": self._input(text)} if text.strip() else self.value
 
     def _input(self, text: str) -> Any:
+        if not self._budget.allows(text):
+            self.raw = text
+            return {"_raw": text}
         value = parse(text)
         self.raw = text if value is UNREADABLE else None
         if self.raw is None:

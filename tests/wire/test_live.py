@@ -34,6 +34,22 @@ async def test_a_watched_relay_is_swept_and_one_that_is_done_is_not() -> None:
     assert not other.checked.is_set()
 
 
+async def test_a_relay_that_cannot_be_checked_does_not_end_the_sweep_for_the_others() -> None:
+    class Broken(Relay):
+        def check(self, now: float) -> None:
+            super().check(now)
+            raise OSError
+
+    live, broken, other = Live(), Broken(), Relay()
+    async with live.sweeping(0.01):
+        with live.watching(new_exchange(live), broken):
+            async with asyncio.timeout(5):
+                await broken.checked.wait()
+            with live.watching(new_exchange(live), other):
+                async with asyncio.timeout(5):
+                    await other.checked.wait()
+
+
 async def test_a_drain_ends_when_the_last_exchange_does() -> None:
     live = Live()
     exchange = new_exchange(live)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from sidestream.tasks import spawn
+from sidestream.tasks import spawn, where
 from sidestream.wire.exchange import Outcome
 
 if TYPE_CHECKING:
@@ -143,5 +143,8 @@ class Live:
         while True:
             await asyncio.sleep(interval)
             now = loop.time()
-            for relay in list(self._relays.values()):
-                relay.check(now)
+            for exchange, relay in list(self._relays.items()):
+                try:
+                    relay.check(now)
+                except Exception as error:  # noqa: BLE001  # the top of a worker: all other limits hang on it
+                    log.error("sweep_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))

@@ -9,9 +9,12 @@
     │   ├── UpstreamFailed     the provider's side broke
     │   ├── TimedOut           one of the idle limits passed
     │   ├── ClientDisconnected the client's side went away
-    │   └── ShutDown           the gateway itself ended
+    │   ├── ShutDown           the gateway itself ended
+    │   └── NotRecorded        strict durability was asked for, and could not be given
     └── DeliveryError          a sink could not deliver a trace
         ├── Retryable          ... now; later it may
+        ├── Ambiguous          ... as far as it knows; it may have
+        ├── Unauthorized       ... with this key
         └── Undeliverable      ... ever
 
 Messages name what was wrong, where, and what to do. They never hold a secret or raw input.
@@ -78,6 +81,10 @@ class ShutDown(RelayError):
     """The gateway ended it before the last byte: at its shutdown, or because a middleware went on without it."""
 
 
+class NotRecorded(RelayError):
+    """Under strict durability: what was relayed could not be written down, or not in time."""
+
+
 class DeliveryError(SidestreamError):
     """A sink could not deliver a trace."""
 
@@ -88,6 +95,18 @@ class Retryable(DeliveryError):
     def __init__(self, message: str, *, after: float | None = None) -> None:
         super().__init__(message)
         self.after = after
+
+
+class Ambiguous(DeliveryError):
+    """Nobody knows: it was sent, and may have arrived. `server_error` tells that the destination answered 500."""
+
+    def __init__(self, message: str, *, server_error: bool = False) -> None:
+        super().__init__(message)
+        self.server_error = server_error
+
+
+class Unauthorized(DeliveryError):
+    """Not with this key: the destination does not know it, or does not let it in."""
 
 
 class Undeliverable(DeliveryError):

@@ -24,6 +24,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     dataset: str
     provider: str
+    fingerprint: str = ""
+    """Stands for the Explorer key the call brought along; "" for none."""
     method: str
     path: str
     """The provider's own path, as the client sent it: ``/v1/messages``."""
@@ -38,9 +40,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The upstream's status; None when it never answered."""
     response_headers: dict[str, str] = msgspec.field(default_factory=dict)
     response_chunks: tuple[bytes, ...] = ()
+    response_times: tuple[float, ...] = ()
+    """When each of these chunks went downstream, counted from `started_at`."""
     response_truncated: bool = False
     outcome: str
-    """How the transport ended: one of `sidestream.wire.exchange.Outcome`."""
+    """How the transport ended: one of `sidestream.wire.exchange.Outcome`, or ``interrupted``: the relay died."""
     error: str | None = None
     """What went wrong with the transport, in words of ours; never raw input."""
     started_at: float

@@ -1,0 +1,94 @@
+"""What goes into the store and comes out of it, as plain values; no SQL, no I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidestream.traces.model import Trace
+    from sidestream.traces.record import Record
+
+
+class State(enum.StrEnum):
+    """Where the delivery of one trace to one sink stands."""
+
+    PENDING = "pending"
+    """Not tried yet."""
+    SENDING = "sending"
+    """Being tried. After a crash nobody knows how that ended, so it becomes `RETRY_AT`, ambiguous."""
+    RETRY_AT = "retry_at"
+    """Tried, and to be tried again at `Delivery.due_at`."""
+    DELIVERED = "delivered"
+    PARKED = "parked"
+    """Waits for somebody: a key that is not known or not valid, a sink that is not configured, an unclear end."""
+    DEAD = "dead"
+    """Given up for good; `Delivery.reason` says why."""
+
+
+OPEN = frozenset({State.PENDING, State.SENDING, State.RETRY_AT})
+"""States that hold back the later traces of their lane."""
+
+
+class Lane(NamedTuple):
+    """What is delivered in order: the traces of one key and one dataset. `fingerprint` is "" where there is no key."""
+
+    fingerprint: str
+    dataset: str
+
+
+class Position(NamedTuple):
+    """A place in the journal of one relay: a segment's number, and bytes from its beginning."""
+
+    segment: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An exchange that outlives its segment: what was gathered of it up to `position`, packed."""
+
+    relay: str
+    number: int
+    position: Position
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One exchange to be stored. `trace` is None where it could not be understood; `error` then has the reason."""
+
+    record: Record
+    trace: Trace | None
+    error: str | None
+    sinks: Sequence[str]
+    """The names of the sinks it is to be delivered to."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One row: a trace on its way to a sink. Times are Unix time in seconds."""
+
+    id: int
+    sequence: int
+    """The exchange's place in the store; later ones are greater."""
+    exchange: str
+    sink: str
+    lane: Lane
+    state: State
+    attempts: int = 0
+    """How often it has been sent."""
+    server_errors: int = 0
+    """How many of these were answered with 500."""
+    ambiguous: bool = False
+    """Whether the last attempt may have arrived: then the sink looks before it sends again."""
+    tried_at: float | None = None
+    """When it was tried first."""
+    due_at: float = 0.0
+    reason: str | None = None
+    """Why it is where it is, in words of ours."""
+    remote: str | None = None
+    """What the destination calls it, where it said so."""

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types contracts check format clean
+.PHONY: help demo serve test chaos lint types contracts check format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -25,7 +25,10 @@ serve: $(VENV)/.run  ## run the gateway with its defaults
 	@$(BIN)/sidestream serve
 
 test: $(VENV)/.dev  ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto
+
+chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables
+	@PYTHONPATH=tests $(BIN)/python -m chaos
 
 lint: $(VENV)/.dev  ## style and formatting
 	@$(BIN)/ruff check .

@@ -16,7 +16,6 @@ from sidestream.providers import PROVIDERS
 if TYPE_CHECKING:
     import threading
 
-    from sidestream.middlewares.stream_tee import ResponseCapture
     from sidestream.wire.capture import Capture
     from sidestream.wire.chain import Handler
     from sidestream.wire.live import Live
@@ -241,7 +240,7 @@ class _AtTheEnd(Observer):
         captures.append((self._request.get(REQUEST_BODY), self._request.get(RESPONSE_BODY)))
 
 
-captures: list[tuple[Capture | None, ResponseCapture | None]] = []
+captures: list[tuple[Capture | None, Capture | None]] = []
 
 
 def new_exchange(live: Live) -> Exchange:

@@ -30,10 +30,12 @@ async def test_health_tells_what_was_counted(upstream: ScriptedUpstream) -> None
         await exchange(url, post())
         await exchange(url, post(headers=""))
         after = json.loads((await exchange(url, HEALTH, method="GET")).body)
-    assert ("ok", {}, 0) == (before["status"], before["exchanges"], before["live"])
-    assert {"completed": 1, "rejected": 1} == after["exchanges"]
-    assert {"missing_provider_key": 1} == after["rejected"]
-    assert (0, 0, 0) == tuple(after[name] for name in ("observer_failures", "middleware_failures", "inexact"))
+    assert ("ok", {}, 0) == (before["status"], before["relay"]["exchanges"], before["relay"]["gauges"]["live"])
+    relay = after["relay"]
+    assert {"anthropic": {"200": {"completed": 1}, "none": {"rejected": 1}}} == relay["exchanges"]
+    assert 1 == sum(relay["time_to_first_byte"]["anthropic"]["buckets"].values())
+    assert {"missing_provider_key": 1} == relay["rejected"]
+    assert (0, 0, 0) == tuple(relay[name] for name in ("observer_failures", "middleware_failures", "inexact"))
 
 
 async def test_what_no_route_took_is_counted_too(upstream: ScriptedUpstream) -> None:
@@ -42,7 +44,7 @@ async def test_what_no_route_took_is_counted_too(upstream: ScriptedUpstream) -> 
         await exchange(url, post(path="/api/v1/gateway/nowhere"))
         await exchange(url, b"not http\r\n\r\n")
         report = json.loads((await exchange(url, HEALTH, method="GET")).body)
-    assert {"unknown_route": 2, "bad_request": 1} == report["rejected"]
+    assert {"unknown_route": 2, "bad_request": 1} == report["relay"]["rejected"]
 
 
 async def test_a_middleware_may_read_a_body_of_any_size(upstream: ScriptedUpstream) -> None:
@@ -54,7 +56,7 @@ async def test_a_middleware_may_read_a_body_of_any_size(upstream: ScriptedUpstre
 async def test_a_failing_middleware_and_observer_are_counted(upstream: ScriptedUpstream) -> None:
     async with gateway(upstream.url, middlewares=["doubles:with_raising_observer", "doubles:raises_after"]) as url:
         await exchange(url, post())
-        report = json.loads((await exchange(url, HEALTH, method="GET")).body)
+        report = json.loads((await exchange(url, HEALTH, method="GET")).body)["relay"]
     assert (1, 1) == (report["observer_failures"], report["middleware_failures"])
 
 

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-import sidestream
 from sidestream import config
 from sidestream.cli import main
 from sidestream.errors import ConfigError, Problem, SidestreamError
+from sidestream.processes import supervisor
+from sidestream.processes.channel import Document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,18 +36,15 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[config.Config]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
     """What `serve` has been asked to serve; it ends with status 7 then."""
-    calls: list[config.Config] = []
+    calls: list[Document] = []
 
-    def serve(given: config.Config) -> int:
+    def serve(given: Document) -> int:
         calls.append(given)
         return 7
 
-    daemon = ModuleType("sidestream.daemon")
-    vars(daemon)["serve"] = serve
-    monkeypatch.setitem(sys.modules, "sidestream.daemon", daemon)
-    monkeypatch.setattr(sidestream, "daemon", daemon, raising=False)
+    monkeypatch.setattr(supervisor, "serve", serve)
     return calls
 
 
@@ -62,11 +60,13 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands(flag: str) -> None:
     result = run(flag)
     assert result.exit_code == 0
-    assert set(main.commands) == {"serve", "check-config", "middlewares", "demo"}
-    assert all(f"\n  {name} " in result.output for name in main.commands)
+    upkeep = {"deliveries", "redeliver", "prune", "reprocess"}
+    shown = {"serve", "recorder", "check-config", "middlewares", "demo", *upkeep}
+    assert set(main.commands) == {*shown, "relay", "plan"}
+    assert shown == {line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()}
 
 
-@pytest.mark.parametrize("command", ["serve", "check-config", "middlewares", "demo"])
+@pytest.mark.parametrize("command", ["serve", "recorder", "check-config", "middlewares", "demo"])
 def test_every_command_has_help(command: str) -> None:
     result = run(command, "-h")
     assert (result.exit_code, result.output.splitlines()[0]) == (0, f"Usage: main {command} [OPTIONS]")
@@ -97,7 +97,7 @@ def test_what_check_config_prints_is_a_configuration(file: Path) -> None:
     loaded = config.load(file)
     file.write_text(printed)
     assert config.load(file) == loaded
-    assert list(yaml.safe_load(printed)) == ["server", "upstreams", "middlewares", "sinks"]
+    assert list(yaml.safe_load(printed)) == ["server", "recorder", "upstreams", "middlewares", "sinks"]
 
 
 def test_check_config_masks_secrets(file: Path) -> None:
@@ -120,12 +120,23 @@ def test_check_config_asks_the_constructors(file: Path) -> None:
     assert "sk-canary" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "check-config"])
-def test_bad_configuration(command: str, file: Path, served: list[config.Config]) -> None:
+def test_bad_configuration(file: Path) -> None:
     file.write_text(BAD)
-    result = run(command, "-c", file)
+    result = run("check-config", "-c", file)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{PROBLEMS}3 problems in {file}\n")
-    assert served == []
+
+
+def test_serve_refuses_a_bad_configuration_as_check_config_does(file: Path) -> None:
+    file.write_text(BAD)
+    done = process("-m", "sidestream", "serve", "-c", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{PROBLEMS}3 problems in {file}\n")
+
+
+def test_serve_refuses_a_host_that_is_none_as_any_bad_command_line() -> None:
+    done = process("-m", "sidestream", "serve", "--host", "a b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: sidestream serve [OPTIONS]\n")
+    assert "Error: Invalid value for '--host': expected a host name" in done.stderr
 
 
 def test_a_single_problem_is_counted_as_one(file: Path) -> None:
@@ -142,34 +153,33 @@ def test_an_empty_environment_variable_names_no_file() -> None:
     assert run("check-config", SIDESTREAM_CONFIG="").exit_code == 0
 
 
-def test_serve_serves_the_defaults(served: list[config.Config]) -> None:
-    """Its status is the daemon's."""
+def test_serve_serves_the_defaults(served: list[Document]) -> None:
+    """Its status is the supervisor's."""
     assert run("serve").exit_code == 7
-    assert served == [config.load()]
+    assert served == [Document()]
 
 
-def test_serve_takes_host_and_port_from_the_command_line(file: Path, served: list[config.Config]) -> None:
-    file.write_text("server: {port: 9, host: 127.0.0.2, drain: 1s}")
+def test_serve_reads_the_file_and_takes_host_and_port_from_the_command_line(file: Path, served: list[Document]) -> None:
+    file.write_bytes(b"server: {port: 9}\n")
     run("serve", "-c", file, "--host", "::1", "--port", "0")
     run("serve", "-c", file)
-    assert [(item.server.host, item.server.port, float(item.server.drain)) for item in served] == [
-        ("::1", 0, 1.0),
-        ("127.0.0.2", 9, 1.0),
+    assert served == [
+        Document(str(file), b"server: {port: 9}\n", "::1", 0),
+        Document(str(file), b"server: {port: 9}\n"),
     ]
 
 
-@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["--host", ""], ["--host", "a b"], ["x"]])
-def test_serve_refuses_a_bad_command_line(arguments: list[str], served: list[config.Config]) -> None:
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["x"], ["-c", "/no/such/file"]])
+def test_serve_refuses_a_bad_command_line(arguments: list[str], served: list[Document]) -> None:
     assert run("serve", *arguments).exit_code == 2
     assert served == []
 
 
-def test_serve_reports_what_the_daemon_refuses(monkeypatch: pytest.MonkeyPatch, served: list[config.Config]) -> None:
-    def refuse(given: config.Config) -> int:
-        served.append(given)
+def test_serve_reports_what_the_supervisor_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_given: Document) -> int:
         raise ConfigError([Problem("sinks[0].jsonl", "keep must be 0 or more")])
 
-    monkeypatch.setattr(sys.modules["sidestream.daemon"], "serve", refuse)
+    monkeypatch.setattr(supervisor, "serve", refuse)
     result = run("serve")
     assert (result.exit_code, result.stderr) == (
         2,
@@ -177,12 +187,11 @@ def test_serve_reports_what_the_daemon_refuses(monkeypatch: pytest.MonkeyPatch, 
     )
 
 
-def test_serve_says_why_it_cannot_run_here(monkeypatch: pytest.MonkeyPatch, served: list[config.Config]) -> None:
-    def fail(given: config.Config) -> int:
-        served.append(given)
+def test_serve_says_why_it_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_given: Document) -> int:
         raise SidestreamError("aiohttp's C extension is missing")
 
-    monkeypatch.setattr(sys.modules["sidestream.daemon"], "serve", fail)
+    monkeypatch.setattr(supervisor, "serve", fail)
     result = run("serve")
     assert (result.exit_code, result.stderr) == (1, "Error: aiohttp's C extension is missing\n")
 

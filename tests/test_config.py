@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidestream.config import Config, PluginSpec, Server, Upstream, load, to_yaml
+from sidestream.config import Config, PluginSpec, Recorder, Retention, Server, Upstream, load, to_yaml
 from sidestream.errors import ConfigError
 from sidestream.options import Duration, Secret, Size
 
@@ -27,10 +27,20 @@ def problems_of(source: Path | dict[str, Any], env: dict[str, str] | None = None
 
 
 def test_defaults() -> None:
-    queue = {"queue": 10_000, "queue_bytes": Size(256 << 20), "attempts": 8, "backoff": Duration(5)}
-    jsonl = {"path": "~/.local/share/sidestream/traces.jsonl", "rotate": Size(100 << 20), "keep": 5, **queue}
+    jsonl = {"path": "~/.local/share/sidestream/traces.jsonl", "rotate": Size(100 << 20), "keep": 5}
     expected = Config(
-        server=Server("127.0.0.1", 8005, "/api/v1/gateway", Duration(20)),
+        server=Server("127.0.0.1", 8005, "/api/v1/gateway", 1, Duration(0), Duration(15), Duration(900)),
+        recorder=Recorder(
+            dir="~/.local/share/sidestream",
+            mode="auto",
+            durability="async",
+            commit_timeout=Duration(5),
+            memory=Size(256 << 20),
+            disk=Size(10 << 30),
+            min_free=Size(1 << 30),
+            flush=Duration(5),
+            retention=Retention(age=Duration(30 * 86400), bytes=Size(5 << 30)),
+        ),
         upstreams={
             "anthropic": Upstream("https://api.anthropic.com", Duration(10), Duration(600), Duration(300), Duration(60))
         },
@@ -54,7 +64,70 @@ def test_defaults() -> None:
     ],
 )
 def test_traces_go_where_xdg_says(env: dict[str, str], path: str) -> None:
-    assert path == load(None, env).sinks[0].options["path"]
+    config = load(None, env)
+    assert (path, path.removesuffix("/traces.jsonl")) == (config.sinks[0].options["path"], config.recorder.dir)
+
+
+def test_a_section_within_a_section_has_its_own_defaults() -> None:
+    recorder = load({"recorder": {"mode": "thread", "retention": {"age": "3d"}}}, {}).recorder
+    assert ("thread", Retention(age=Duration(3 * 86400), bytes=Size(5 << 30))) == (recorder.mode, recorder.retention)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_section_with_nothing_in_it_is_all_defaults(nothing: object) -> None:
+    assert Retention() == load({"recorder": {"retention": nothing}}, {}).recorder.retention
+    assert Recorder(dir=DEFAULT.recorder.dir) == load({"recorder": nothing}, {}).recorder
+
+
+@pytest.mark.parametrize(
+    ("recorder", "problem"),
+    [
+        ({"retention": {"age": "0s"}}, "recorder.retention.age: expected a duration of more than 0"),
+        ({"retention": {"bytse": 1}}, "recorder.retention.bytse: unknown option, did you mean 'bytes'?"),
+        ({"retention": 3}, "recorder.retention: expected a mapping of names to values"),
+        ({"retention": ["age"]}, "recorder.retention: expected a mapping of names to values"),
+        ({"commit_timeout": "0s"}, "recorder.commit_timeout: expected a duration of more than 0"),
+        ({"dir": "data"}, "recorder.dir: expected an absolute path, or one that begins with ~"),
+        ({"dir": ""}, "recorder.dir: expected an absolute path, or one that begins with ~"),
+        ({"dir": "/a\0b"}, "recorder.dir: expected an absolute path, or one that begins with ~"),
+        ({"durability": "strict", "mode": "none"}, "recorder.mode: 'none' keeps nothing on a disk"),
+        ({"durbility": "strict"}, "recorder.durbility: unknown option, did you mean 'durability'?"),
+    ],
+)
+def test_what_is_wrong_with_a_recorder_is_said(recorder: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of({"recorder": recorder})
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("mode", ["Thread", "journal", 1, None])
+def test_a_mode_there_is_not_is_refused(mode: object) -> None:
+    (found,) = problems_of({"recorder": {"mode": mode}})
+    assert found.startswith("recorder.mode: expected ")
+
+
+@pytest.mark.parametrize("workers", [0, -1, 257, "many", 1.5, True])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers: object) -> None:
+    (found,) = problems_of({"server": {"workers": workers}})
+    assert found.startswith("server.workers: expected ")
+
+
+@pytest.mark.parametrize("workers", [1, 256])
+def test_a_number_of_workers_that_can_be(workers: int) -> None:
+    assert workers == load({"server": {"workers": workers}}, {}).server.workers
+
+
+def test_everything_wrong_with_sections_and_those_within_is_told_at_once() -> None:
+    found = problems_of({"recorder": {"mode": "x", "retention": {"age": "x", "bytes": "x"}}, "server": {"workers": 0}})
+    assert {"recorder.mode", "recorder.retention.age", "recorder.retention.bytes", "server.workers"} == {
+        problem.partition(":")[0] for problem in found
+    }
+
+
+def test_the_bytes_of_a_file_are_as_good_as_the_file(tmp_path: Path) -> None:
+    data = b"recorder:\n  memory: 1MiB\n"
+    (tmp_path / "c.yaml").write_bytes(data)
+    assert Size(1 << 20) == load(data, {}).recorder.memory
+    assert load(data, {}) == load(tmp_path / "c.yaml", {})
 
 
 @pytest.mark.parametrize(
@@ -322,7 +395,11 @@ def test_nothing_need_be_waited_for_at_a_stop() -> None:
 
 def test_yaml_of_a_configuration_loads_as_the_same(tmp_path: Path) -> None:
     """Whatever `$` and quotes it has; only secrets do not come back."""
-    source = {"sinks": [{"jsonl": {"path": "/$${HOME}/a: #b", "backoff": 1234567.25}}], "server": {"drain": "20ms"}}
+    source = {
+        "sinks": [{"jsonl": {"path": "/$${HOME}/a: #b"}}],
+        "server": {"drain": "20ms", "notice": 1234567.25},
+        "recorder": {"dir": "/$${HOME}/b", "retention": {"age": "90m"}, "memory": "3KiB"},
+    }
     loaded = load(source, {})
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(to_yaml(loaded)))
@@ -337,7 +414,10 @@ def test_yaml_of_a_configuration_masks_secrets() -> None:
 
 
 WORDS = st.sampled_from(
-    ["server", "port", "upstreams", "anthropic", "url", "middlewares", "sinks", "jsonl", "path", "limit", "auth_split"]
+    (
+        *("server", "port", "workers", "upstreams", "anthropic", "url", "middlewares", "sinks", "jsonl", "path"),
+        *("limit", "auth_split", "recorder", "dir", "mode", "retention", "age", "bytes"),
+    )
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | WORDS | st.binary(max_size=3)
 VALUES = st.recursive(

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidestream.documents import MAX_BYTES, Expanded, escape, join, read
+from sidestream.documents import Expanded, escape, join, read
 from sidestream.errors import ConfigError, Problem
+from sidestream.sources import MAX_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

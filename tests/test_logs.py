@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,16 @@ def test_away_from_a_terminal_every_line_is_json() -> None:
     entry = json.loads(stream.getvalue())
     assert ("something_happened", "info", "1") == (entry["event"], entry["level"], entry["exchange"])
     assert entry["timestamp"].endswith("Z")
+
+
+def test_where_several_processes_log_to_one_place_every_line_tells_whose_it_is() -> None:
+    stream = io.StringIO()
+    writer = logs.configure(stream, process="relay")
+    structlog.get_logger().info("something_happened")
+    structlog.get_logger().info("process_died", pid=7)
+    writer.flush(5)
+    entries = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [("relay", os.getpid()), ("relay", 7)] == [(entry["process"], entry["pid"]) for entry in entries]
 
 
 def test_on_a_terminal_it_is_readable() -> None:

@@ -21,11 +21,11 @@ import pytest
 import yaml
 from multidict import CIMultiDict
 
+from delivering import Bench
 from rawhttp import exchange, post
 from sidestream import config, testing
 from sidestream.cli import main
 from sidestream.middlewares.auth_split import split
-from sidestream.options import Duration
 from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
 from sidestream.traces.model import Trace
@@ -40,7 +40,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 ORIGIN = "http://127.0.0.1:8005"
 STREAM = (Path(__file__).parent / "fixtures" / "anthropic" / "text.sse").read_bytes()
 BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>.+?) -->\n\s*)?^(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
+    r"(?:<!-- (?P<mark>[^\n]+?) -->\n\s*)?^(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -244,7 +244,11 @@ async def test_the_middleware_counts_bytes(
 
 async def test_the_service_relays(upstream: ScriptedUpstream, installed: Any, tmp_path: Path) -> None:
     upstream.script = streams
-    sections = {"upstreams": {"anthropic": {"url": upstream.url}}, "sinks": [{"jsonl": {"path": "t.jsonl"}}]}
+    sections = {
+        "recorder": {"dir": str(tmp_path / "data"), "min_free": 0},
+        "upstreams": {"anthropic": {"url": upstream.url}},
+        "sinks": [{"jsonl": {"path": str(tmp_path / "t.jsonl")}}],
+    }
     (tmp_path / "sidestream.yaml").write_text(yaml.safe_dump(sections))
     [code] = marked(README, "check: run as service.py")
     service = installed("service", code)
@@ -317,12 +321,15 @@ async def test_the_guides_sink_delivers_and_tries_again(upstream: ScriptedUpstre
 
     upstream.script = script
     [code] = marked(GUIDE, "file: webhook.py")
-    sink = installed("webhook", code).Webhook(url=upstream.url, backoff=Duration(0))
-    await sink.start()
-    sink.offer(Trace(id="1", dataset="d", messages=[], metadata={}), None)
-    await sink.stop(5)
-    assert (1, 1) == (sink.counters.delivered, sink.counters.retried)
+    sink = installed("webhook", code).Webhook(url=upstream.url)
+    bench = Bench()
+    await bench.add(sink, Trace(id="1", dataset="d", messages=[], metadata={}))
+    async with bench.delivering(sink) as engine:
+        await bench.until({"1": "delivered"})
+    await bench.close()
+    assert (1, 1) == (engine.counters.delivered, engine.counters.retried)
     assert {"id": "1", "dataset": "d", "messages": [], "metadata": {}} == json.loads(upstream.requests[1].body)
+    assert [["1"], ["1"]] == [request.header("Idempotency-Key") for request in upstream.requests]
 
 
 def test_the_guide_names_every_double() -> None:

@@ -268,6 +268,11 @@ def test_building_all_reports_both_kinds() -> None:
     ]
 
 
+def test_sinks_of_one_kind_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    specs = [PluginSpec("jsonl", {"path": str(tmp_path / name)}) for name in "abc"]
+    assert ["jsonl", "jsonl-2", "jsonl-3"] == [sink.name for sink in build("sinks", specs)]
+
+
 def test_building_all_builds_both_kinds() -> None:
     middlewares, sinks = build_all([PluginSpec("outer")], [PluginSpec("quiet"), PluginSpec("quiet")])
     assert (len(middlewares), len(sinks)) == (1, 2)

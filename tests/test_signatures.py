@@ -43,7 +43,7 @@ class Unannotated:
     def __init__(self, *, anything=None, **more) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN003
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
     port: Annotated[int, even]
     host: str = "localhost"
@@ -311,3 +311,53 @@ def test_values_as_a_file_would_give_them(value: object, plain: object) -> None:
 def test_required_is_no_default() -> None:
     assert REQUIRED is inspect.Parameter.empty
     assert (Option("a", int, REQUIRED).required, Option("a", int, None).required) == (True, False)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A section with another one in it."""
+
+    name: str = "n"
+    inner: Section = Section(8000)
+
+
+def outer(given: object) -> tuple[dict[str, Any], list[Problem]]:
+    problems: list[Problem] = []
+    return read(options_of(Outer), {"inner": given}, "outer", problems), problems
+
+
+def test_a_section_within_a_section_is_read_as_one() -> None:
+    assert ({"name": "n", "inner": Section(80, "h")}, []) == outer({"port": 80, "host": "h"})
+
+
+def test_a_section_within_a_section_fills_in_its_own_defaults() -> None:
+    assert ({"name": "n", "inner": Section(80, "localhost")}, []) == outer({"port": 80})
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({}, Problem("outer.inner.port", "required, but not given")),
+        (None, Problem("outer.inner.port", "required, but not given")),
+        (8, Problem("outer.inner", "expected a mapping of names to values")),
+        ("port", Problem("outer.inner", "expected a mapping of names to values")),
+    ],
+)
+def test_a_section_within_a_section_that_is_wrong_is_told_with_its_path(given: object, problem: Problem) -> None:
+    values, problems = outer(given)
+    assert ([problem], Section(8000)) == (problems, values["inner"])
+
+
+def test_each_problem_of_a_section_within_a_section_is_told() -> None:
+    _, problems = outer({"port": 3, "hots": "h"})
+    assert ["outer.inner.hots", "outer.inner.port"] == sorted(problem.path for problem in problems)
+
+
+def test_a_section_is_a_mapping_in_words() -> None:
+    assert "mapping" == type_text(Section)
+
+
+def test_a_section_within_a_section_becomes_plain_data() -> None:
+    assert {"retention": {"age": "3s", "key": "***"}} == to_yaml(
+        {"retention": {"age": Duration(3), "key": Secret("canary")}}
+    )

@@ -6,14 +6,13 @@ a configuration that cannot work is refused here, with every problem, before any
 
 from __future__ import annotations
 
-import asyncio
+import collections
 import contextlib
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003  # public signatures resolve at run time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
@@ -21,25 +20,24 @@ from yarl import URL
 
 from sidestream import config as configuration
 from sidestream import logs, registry
-from sidestream.errors import GatewayError, SidestreamError
+from sidestream.errors import ConfigError, GatewayError, Problem, SidestreamError
 from sidestream.middlewares.auth_split import TRACE_KEY_NEEDED
+from sidestream.operations import BESIDE, LIVE, RECORDER_SEEN, TOTALS, add_operations, relay_stats
 from sidestream.providers import PROVIDERS
-from sidestream.traces.recorder import RECORDER, Recorder
+from sidestream.recorder.beside import beside
+from sidestream.traces.recording import INTAKE, KEYS, STRICT, TRUNCATED
 from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.live import Live
 from sidestream.wire.passthrough import PassThrough, only_upstream_head
 from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from sidestream.config import Config
-    from sidestream.sinks.base import Sink
+    from sidestream.processes.control import Control
 
 log = structlog.get_logger()
-
-_EMBEDDED_DRAIN = 5.0
-"""Seconds the trace plane gets at an embedding application's clean-up."""
 
 _SESSION: dict[str, Any] = {
     "auto_decompress": False,
@@ -53,15 +51,14 @@ _SESSION: dict[str, Any] = {
 # Shorter than a provider's own, so that a pooled connection is hardly ever one the other side has just closed.
 _KEEPALIVE = 15.0
 
-_VERSION = version("sidestream")
-
-LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 _GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
-_SINKS: web.AppKey[list[Sink]] = web.AppKey("sinks", list)
 
 
 def create_app(
-    config: Config | Mapping[str, Any] | Path | None = None, *, raw_request_bodies: bool = False
+    config: Config | Mapping[str, Any] | Path | None = None,
+    *,
+    raw_request_bodies: bool = False,
+    control: Control | None = None,
 ) -> web.Application:
     """An application with the gateway at ``server.prefix``.
 
@@ -73,6 +70,9 @@ def create_app(
     app = web.Application(client_max_size=0)  # for a middleware that reads a body; the relay has no limit anyway
     gateway = _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain))
     app[LIVE] = gateway[LIVE]
+    if control is not None:  # one process of several, under a supervisor
+        control.stats = lambda: relay_stats(gateway)
+        gateway[TOTALS] = control.totals
     app.add_subapp(loaded.server.prefix, gateway)
     app.router.add_route("*", "/{tail:.*}", _no_such_route)
     return app
@@ -105,26 +105,28 @@ def _loaded(config: Config | Mapping[str, Any] | Path | None) -> Config:
 def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.Application:
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
         raise SidestreamError("aiohttp's C extension is missing; its pure-Python parser is too lax for a gateway")
+    config = _in_this_process(config)
     middlewares, sinks = registry.build_all(config.middlewares, config.sinks)
+    strict = float(config.recorder.commit_timeout) if config.recorder.durability == "strict" else None
     app = web.Application()
     app[LIVE] = live = Live()
-    app[_SINKS] = sinks
     app[TRACE_KEY_NEEDED] = any(sink.needs_trace_key for sink in sinks)
+    app[TRUNCATED] = collections.Counter()
+    app[STRICT] = strict
+    app[RECORDER_SEEN] = config.recorder.mode != "external"
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        deadline = 0.0
-        recorder = Recorder(PROVIDERS, sinks)
         upstreams = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
         connector = CleanConnector(limit=0, keepalive_timeout=_KEEPALIVE)
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(
                 aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **_SESSION)
             )
-            await stack.enter_async_context(_delivering(sinks, lambda: deadline - loop.time()))
-            recorder.start()
+            plane = await stack.enter_async_context(beside(config, sinks))
             await stack.enter_async_context(live.sweeping(_sweep_interval(upstreams)))
-            app[RECORDER] = recorder
+            app[BESIDE] = plane
+            app[INTAKE] = plane.intake
+            app[KEYS] = plane.keys
             app[_GATEWAY] = Gateway(
                 compose(middlewares, PassThrough(session, upstreams, live)),
                 providers=PROVIDERS,
@@ -132,37 +134,31 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
                 raw_bodies=raw_bodies,
             )
             yield
-            deadline = loop.time() + (_EMBEDDED_DRAIN if drain is None else max(1.0, drain / 4))
             await live.drain(0)
-            await recorder.stop(deadline - loop.time())
 
     async def drain_streams(app: web.Application) -> None:
+        app[LIVE].ready = False
         app[LIVE].closing = True
         if drain is not None:
-            cut = await app[LIVE].drain(drain * 3 / 4)
+            cut = await app[LIVE].drain(drain)
             if cut:
                 log.warning("streams_cut", count=cut)
 
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(drain_streams)
     app.on_response_prepare.append(only_upstream_head)
-    app.router.add_get("/health", _health)
+    add_operations(app)
     app.router.add_route("*", "/{tail:.*}", _relay, expect_handler=_expect_later)
     return app
 
 
-@contextlib.asynccontextmanager
-async def _delivering(sinks: list[Sink], seconds_left: Callable[[], float]) -> AsyncIterator[None]:
-    """The sinks at work; at the end each has `seconds_left()` to deliver what it holds."""
-    started: list[Sink] = []
-    try:
-        for sink in sinks:
-            await sink.start()
-            started.append(sink)
-        yield
-    finally:
-        left = max(0.0, seconds_left())
-        await asyncio.gather(*(sink.stop(left) for sink in started))
+def _in_this_process(config: Config) -> Config:
+    """`config` with a recorder as an application can have it: it starts no processes."""
+    mode = config.recorder.mode
+    if mode == "process":
+        message = "'process' is for 'sidestream serve'; an application has 'thread', 'external' or 'none'"
+        raise ConfigError([Problem("recorder.mode", message)])
+    return replace(config, recorder=replace(config.recorder, mode="thread")) if mode == "auto" else config
 
 
 def _upstream(upstream: configuration.Upstream) -> Upstream:
@@ -192,23 +188,3 @@ async def _no_such_route(request: web.Request) -> web.StreamResponse:
 def refuse(app: web.Application, error: GatewayError) -> web.Response:
     """An answer of our own to what no provider's route took; `app` is one that `create_app` made."""
     return refusal(error, next(iter(PROVIDERS.values())), app[LIVE].counters)
-
-
-async def _health(request: web.Request) -> web.Response:
-    """That the gateway is alive, and what it has counted."""
-    app = request.app
-    counters = app[LIVE].counters
-    report = {
-        "status": "ok",
-        "version": _VERSION,
-        "live": len(app[LIVE]),
-        "exchanges": dict(counters.exchanges),
-        "rejected": dict(counters.rejected),
-        "observer_failures": counters.observer_failures,
-        "middleware_failures": counters.middleware_failures,
-        "inexact": counters.inexact,
-        "log_lines_dropped": logs.lines_dropped(),
-        "recorder": msgspec.to_builtins(app[RECORDER].counters),
-        "sinks": [{"sink": sink.name, **msgspec.to_builtins(sink.counters)} for sink in app[_SINKS]],
-    }
-    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

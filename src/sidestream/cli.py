@@ -7,44 +7,26 @@ cannot work, else the command's own.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import yaml
 
-from sidestream import config as configuration
-from sidestream import registry
-from sidestream.errors import ConfigError, SidestreamError
+from sidestream import upkeep
+from sidestream.command import Command, with_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
+
+    from sidestream import registry
+    from sidestream.processes.control import Control
+
+# Each command imports what it needs and no other does: `serve` stays small for as long as the gateway runs.
+# ruff: noqa: PLC0415
 
 _HEADINGS: dict[registry.Kind, str] = {
     "middlewares": "Middlewares, for the list `middlewares` (the outermost comes first there):",
     "sinks": "Sinks, for the list `sinks`:",
 }
-
-
-def _host(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value if value is None else configuration.host_name(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _with_file(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "-c",
-        "--config",
-        "file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        envvar="SIDESTREAM_CONFIG",
-        show_envvar=True,
-        help="A YAML file; without one, all defaults.",
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,43 +35,105 @@ def main() -> None:
     """Relay LLM calls untouched, and trace them from the sidestream."""
 
 
+main.command_class = Command
+for _command in (upkeep.deliveries, upkeep.redeliver, upkeep.prune, upkeep.reprocess):
+    main.add_command(_command)
+
+
 @main.command()
-@_with_file
-@click.option("--host", callback=_host, help="Listen here instead of server.host.")
+@with_file
+@click.option("--host", help="Listen here instead of server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port; 0 takes any free one.")
 @click.pass_context
 def serve(context: click.Context, file: Path | None, host: str | None, port: int | None) -> None:
-    """Run the gateway until it is told to stop."""
-    try:
-        config = configuration.load(file)
-        server = config.server
-        server = replace(server, host=server.host if host is None else host, port=server.port if port is None else port)
-        from sidestream import daemon  # noqa: PLC0415 - the other commands start without it
+    """Run the gateway until it is told to stop.
 
-        context.exit(daemon.serve(replace(config, server=server)))
-    except ConfigError as error:
-        _refuse(context, error, file)
-    except SidestreamError as error:
-        raise click.ClickException(str(error)) from None
+    SIGTERM or Ctrl-C end it in order, a second one at once. SIGHUP has it read its file again.
+    """
+    from sidestream.processes import supervisor
+    from sidestream.processes.channel import Document
+    from sidestream.sources import fetch
+
+    document = Document(None if file is None else str(file), None if file is None else fetch(file), host, port)
+    context.exit(supervisor.serve(document))
 
 
 @main.command()
-@_with_file
+@with_file
+@click.option("--control", type=int, hidden=True)
 @click.pass_context
-def check_config(context: click.Context, file: Path | None) -> None:
-    """Print the configuration with every default filled in, secrets masked; or what is wrong with it."""
-    try:
-        config = configuration.load(file)
-        registry.build_all(config.middlewares, config.sinks)
-    except ConfigError as error:
-        _refuse(context, error, file)
+def recorder(context: click.Context, file: Path | None, control: int | None) -> None:
+    """Run a recorder alone, beside gateways that have `recorder.mode: external`."""
+    from sidestream import config
+    from sidestream.processes import checking
+    from sidestream.recorder import process
+
+    orders = _control(control)
+    if control is None:
+        loaded = config.load(file)
     else:
-        click.echo(yaml.safe_dump(configuration.to_yaml(config), sort_keys=False, width=1000), nl=False)
+        document = orders.document()
+        context.params["file"] = document.file
+        loaded = checking.configured(document)
+    context.exit(process.main(loaded, orders))
+
+
+@main.command(hidden=True)
+@click.option("--control", type=int, required=True)
+@click.option("--listen", type=int, multiple=True)
+@click.pass_context
+def relay(context: click.Context, control: int, listen: tuple[int, ...]) -> None:
+    """Relay for a supervisor, which starts this itself."""
+    orders = _control(control)
+    from sidestream.processes import checking
+    from sidestream.processes import relay as process
+
+    document = orders.document()
+    context.params["file"] = document.file
+    context.exit(process.main(checking.configured(document), orders, listen))
+
+
+@main.command(hidden=True)
+@click.pass_context
+def plan(context: click.Context) -> None:
+    """Check a configuration for a supervisor, which starts this itself."""
+    from sidestream.processes import checking
+
+    context.exit(checking.main())
+
+
+def _control(number: int | None) -> Control:
+    """The way to the supervisor that started this process, if one did."""
+    import signal
+    import socket
+
+    from sidestream.processes.control import Control
+
+    if number is None:
+        return Control()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's business, from the first moment on
+    return Control(socket.socket(fileno=number))
+
+
+@main.command()
+@with_file
+def check_config(file: Path | None) -> None:
+    """Print the configuration with every default filled in, secrets masked; or what is wrong with it."""
+    import yaml
+
+    from sidestream import config as configuration
+    from sidestream import registry
+
+    config = configuration.load(file)
+    registry.build_all(config.middlewares, config.sinks)
+    click.echo(yaml.safe_dump(configuration.to_yaml(config), sort_keys=False, width=1000), nl=False)
 
 
 @main.command()
 def middlewares() -> None:
     """List the middlewares and sinks that are installed, with their options."""
+    from sidestream import registry
+
     for kind, heading in _HEADINGS.items():
         click.echo(heading)
         for plugin in registry.describe(kind):
@@ -106,14 +150,6 @@ def middlewares() -> None:
 @click.pass_context
 def demo(context: click.Context) -> None:
     """Show an agent run through the gateway, traced; needs no key and no network."""
-    from sidestream.demo import run  # noqa: PLC0415 - the other commands start without it
+    from sidestream.demo import run
 
     context.exit(run.main())
-
-
-def _refuse(context: click.Context, error: ConfigError, file: Path | None) -> None:
-    for problem in error.problems:
-        click.echo(str(problem), err=True)
-    count = len(error.problems)
-    click.echo(f"{count} problem{'s'[: count > 1]} in {file or 'the defaults'}", err=True)
-    context.exit(2)

@@ -10,21 +10,22 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from sidestream import documents, registry, signatures
 from sidestream.documents import Expanded, join
 from sidestream.errors import ConfigError, Problem
-from sidestream.options import Duration
+from sidestream.options import Duration, Size
 from sidestream.providers import PROVIDERS
 from sidestream.registry import Kind, PluginSpec
+from sidestream.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Config", "PluginSpec", "Server", "Upstream", "load", "to_yaml"]
+__all__ = ["Config", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "load", "to_yaml"]
 
 _HOST = re.compile(r"[\w.:%-]+", re.ASCII)
 _URL_HOST = re.compile(r"[\w.:-]+", re.ASCII)
@@ -32,6 +33,7 @@ _SEGMENT = r"/(?!\.{1,2}(?:/|$))"
 _PREFIX = re.compile(rf"(?:{_SEGMENT}[\w.~-]+)+", re.ASCII)
 _BASE_PATH = re.compile(rf"(?:{_SEGMENT}[\w.~!$&'()*+,;=:@-]+)*/?", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]+")
+_MOST_WORKERS = 256
 
 
 def host_name(value: str) -> str:
@@ -97,14 +99,54 @@ def positive(value: Duration) -> Duration:
     return value
 
 
+def worker_count(value: int) -> int:
+    """A number of relay processes."""
+    if not 1 <= value <= _MOST_WORKERS:
+        raise ValueError(f"expected a number of processes from 1 to {_MOST_WORKERS}")
+    return value
+
+
+def data_directory(value: str) -> str:
+    """A directory: absolute, or in somebody's home."""
+    if not value.startswith(("/", "~")) or "\0" in value:
+        raise ValueError("expected an absolute path, or one that begins with ~")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the gateway listens, and how long it waits for running exchanges when it is told to stop."""
+    """Where the gateway listens, with how many processes, and how it stops: see docs/operations.md for the stages."""
 
     host: Annotated[str, host_name] = "127.0.0.1"
     port: Annotated[int, port_number] = 8005
     prefix: Annotated[str, url_prefix] = "/api/v1/gateway"
-    drain: Duration = Duration(20)
+    workers: Annotated[int, worker_count] = 1
+    notice: Duration = Duration(0)
+    drain: Duration = Duration(15)
+    reload_drain: Duration = Duration(900)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What the store keeps of exchanges that are done with."""
+
+    age: Annotated[Duration, positive] = Duration(30 * 86400)
+    bytes: Size = Size(5 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Where the trace plane runs, what it may take, and what a client's clean end promises."""
+
+    dir: Annotated[str, data_directory]
+    mode: Literal["auto", "process", "thread", "external", "none"] = "auto"
+    durability: Literal["async", "strict"] = "async"
+    commit_timeout: Annotated[Duration, positive] = Duration(5)
+    memory: Size = Size(256 << 20)
+    disk: Size = Size(10 << 30)
+    min_free: Size = Size(1 << 30)
+    flush: Duration = Duration(5)
+    retention: Retention = Retention()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +165,7 @@ class Config:
     """Everything that can be configured. `upstreams` is by provider; `middlewares` has the outermost first."""
 
     server: Server
+    recorder: Recorder
     upstreams: dict[str, Upstream]
     middlewares: tuple[PluginSpec, ...]
     sinks: tuple[PluginSpec, ...]
@@ -131,11 +174,11 @@ class Config:
 _UPSTREAMS = MappingProxyType({"anthropic": Upstream("https://api.anthropic.com")})
 _MIDDLEWARES = ("trace_export", "auth_split", "body_capture", "stream_tee")
 
-_Section = TypeVar("_Section", Server, Upstream)
+_Section = TypeVar("_Section", Server, Upstream, Recorder)
 
 
-def load(source: Path | Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Config:
-    """The configuration of a file, or of a mapping as a file would give it; all defaults without either.
+def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of a file, of a file's bytes, or of a mapping as a file would give it; or all defaults.
 
     `env` is what ``${NAME}`` is looked up in. `ConfigError` has every problem found.
     """
@@ -148,9 +191,12 @@ def load(source: Path | Mapping[str, object] | None = None, env: Mapping[str, st
     ]
     config = Config(
         server=_section(Server, top.get("server"), Server(), "server", problems) or Server(),
+        recorder=_recorder(top.get("recorder"), env, problems),
         upstreams=_upstreams(top.get("upstreams"), problems),
         middlewares=_plugins("middlewares", top.get("middlewares"), _MIDDLEWARES, problems),
-        sinks=_plugins("sinks", top.get("sinks"), [{"jsonl": {"path": _traces(env)}}], problems),
+        sinks=_plugins(
+            "sinks", top.get("sinks"), [{"jsonl": {"path": f"{directory.default(env)}/traces.jsonl"}}], problems
+        ),
     )
     # What could not be read is no value to find fault with a second time.
     told = {problem.path for problem in unreadable}
@@ -163,6 +209,7 @@ def to_yaml(config: Config) -> dict[str, Any]:
     """The whole of a configuration as plain data for a YAML file, secrets as ``***``."""
     return {
         "server": signatures.to_yaml(asdict(config.server)),
+        "recorder": signatures.to_yaml(asdict(config.recorder)),
         "upstreams": {name: signatures.to_yaml(asdict(upstream)) for name, upstream in config.upstreams.items()},
         "middlewares": [_entry(spec) for spec in config.middlewares],
         "sinks": [_entry(spec) for spec in config.sinks],
@@ -190,6 +237,14 @@ def _section(
     return kind(**values) if len(problems) == before else default
 
 
+def _recorder(value: object, env: Mapping[str, str], problems: list[Problem]) -> Recorder:
+    default = Recorder(dir=directory.default(env))
+    recorder = _section(Recorder, value, default, "recorder", problems) or default
+    if recorder.durability == "strict" and recorder.mode == "none":
+        problems.append(Problem("recorder.mode", "'none' keeps nothing on a disk, so durability cannot be 'strict'"))
+    return recorder
+
+
 def _upstreams(value: object, problems: list[Problem]) -> dict[str, Upstream]:
     given = _mapping(value, "upstreams", problems)
     upstreams = dict(_UPSTREAMS)
@@ -200,12 +255,6 @@ def _upstreams(value: object, problems: list[Problem]) -> dict[str, Upstream]:
         elif upstream := _section(Upstream, item, _UPSTREAMS.get(name), path, problems):
             upstreams[name] = upstream
     return upstreams
-
-
-def _traces(env: Mapping[str, str]) -> str:
-    """Where traces go by default. The XDG Base Directory specification has a relative $XDG_DATA_HOME ignored."""
-    data = env.get("XDG_DATA_HOME", "")
-    return f"{data.rstrip('/') if data.startswith('/') else '~/.local/share'}/sidestream/traces.jsonl"
 
 
 def _plugins(kind: Kind, value: object, default: Sequence[object], problems: list[Problem]) -> tuple[PluginSpec, ...]:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import yaml
 
 from sidestream.errors import ConfigError, Problem
+from sidestream.sources import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
 MAX_DEPTH = 20
 
@@ -43,12 +43,14 @@ def join(path: str, key: object) -> str:
     return f"{path}.{name}" if path else name
 
 
-def read(source: Path | Mapping[str, object] | None, env: Mapping[str, str], problems: list[Problem]) -> object:
-    """The plain data of a file or a mapping, expanded; None for an empty file.
+def read(source: Path | bytes | Mapping[str, object] | None, env: Mapping[str, str], problems: list[Problem]) -> object:
+    """The plain data of a file, of a file's bytes, or of a mapping, expanded; None for an empty file.
 
     What leaves the rest readable is added to `problems`; `ConfigError` means that there is nothing to go on with.
     """
-    document = source if source is None or isinstance(source, Mapping) else _compose(_text(source))
+    document: object = source
+    if source is not None and not isinstance(source, Mapping):
+        document = _compose(_text(source if isinstance(source, bytes) else fetch(source)))
     return _Walk(env, problems).value(document, "", 0)
 
 
@@ -57,20 +59,7 @@ def escape(text: str) -> str:
     return text.replace("${", "$${")
 
 
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise _refused("", "there is no such file") from None
-    except IsADirectoryError:
-        raise _refused("", "this is a directory, not a file") from None
-    except OSError as error:
-        raise _refused("", f"cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise _refused("", "this cannot be the name of a file") from None
-    if len(data) > MAX_BYTES:
-        raise _refused("", "larger than 1 MiB; this cannot be a configuration")
+def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -70,8 +70,12 @@ class LineWriter:
                 self.dropped += 1
 
 
-def configure(stream: TextIO | None = None) -> LineWriter:
-    """Set up structlog and take over the libraries' logging. `stream` is standard error unless given."""
+def configure(stream: TextIO | None = None, *, process: str | None = None) -> LineWriter:
+    """Set up structlog and take over the libraries' logging. `stream` is standard error unless given.
+
+    Where several processes log to one place, every line tells its `process` and pid; a line about another process has
+    that one's pid.
+    """
     stream = stream or sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the whole run
     readable = stream.isatty()
     writer = LineWriter(stream)
@@ -80,6 +84,7 @@ def configure(stream: TextIO | None = None) -> LineWriter:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            *([_told_by(process)] if process else []),
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(serializer=_json),
         ],
@@ -89,6 +94,11 @@ def configure(stream: TextIO | None = None) -> LineWriter:
     )
     logging.basicConfig(handlers=[RedactingHandler()], level=logging.WARNING, force=True)
     return writer
+
+
+def _told_by(process: str) -> structlog.types.Processor:
+    own = {"process": process, "pid": os.getpid()}
+    return lambda _logger, _method, event: {**own, **event}
 
 
 def lines_dropped() -> int:

@@ -15,6 +15,7 @@ A middleware's class may say where in the chain it works. Both attributes hold n
 
 from __future__ import annotations
 
+import collections
 import difflib
 import importlib
 import inspect
@@ -119,7 +120,18 @@ def build(kind: Kind, specs: Sequence[PluginSpec]) -> list[Middleware] | list[Si
             problems.append(Problem(spec.path or spec.name, text))
     if problems:
         raise ConfigError(problems)
+    if kind == "sinks":
+        _tell_apart(built)
     return built
+
+
+def _tell_apart(sinks: Sequence[Sink]) -> None:
+    """Deliveries go by their sink's name, so the second of a kind is ``jsonl-2``."""
+    names = collections.Counter[str]()
+    for sink in sinks:
+        names[sink.name] += 1
+        if names[sink.name] > 1:
+            sink.name = f"{sink.name}-{names[sink.name]}"
 
 
 def build_all(middlewares: Sequence[PluginSpec], sinks: Sequence[PluginSpec]) -> tuple[list[Middleware], list[Sink]]:

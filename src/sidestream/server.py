@@ -14,10 +14,12 @@ import structlog
 from aiohttp import web
 
 from sidestream.app import refuse
-from sidestream.errors import GatewayError, SidestreamError
+from sidestream.errors import GatewayError
+from sidestream.processes import listening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import socket
+    from collections.abc import AsyncIterator, Sequence
 
 log = structlog.get_logger()
 
@@ -31,7 +33,6 @@ _OPTIONS: dict[str, Any] = {
     "max_line_size": 1 << 16,
     "read_bufsize": 1 << 16,
 }
-_BACKLOG = 2048
 _PAUSE = 0.3
 """Seconds between closing the listening socket and closing connections: those just accepted still get their answer."""
 
@@ -43,12 +44,23 @@ class FrontDoor(web.RequestHandler):
     one would wait for nothing. Here they are closed at once.
     """
 
-    __slots__ = ("_app", "_idle")
+    __slots__ = ("_app", "_doors", "_idle")
 
-    def __init__(self, app: web.Application, manager: web.Server, **options: Any) -> None:
+    def __init__(self, app: web.Application, doors: Doors, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._app = app
+        self._doors = doors
         self._idle = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count a connection."""
+        self._doors.entered(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget a connection."""
+        super().connection_lost(exc)
+        self._doors.left(self)
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes of a request."""
@@ -90,53 +102,111 @@ class FrontDoor(web.RequestHandler):
         return response
 
 
+class Doors:
+    """Where connections come in: the listening sockets, and the connections that have come."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.retiring = False
+        """Whether no connection is to be used again: each further answer says ``Connection: close``."""
+        self.empty = asyncio.Event()
+        """Whether there is no connection."""
+        self.empty.set()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._inside: set[FrontDoor] = set()
+
+    def opened(self, server: asyncio.Server) -> None:
+        """Listen there, too."""
+        self._servers.append(server)
+        self.port = self.port or server.sockets[0].getsockname()[1]
+
+    def shut(self) -> None:
+        """Stop listening."""
+        for server in self._servers:
+            server.close()
+
+    def retire(self) -> None:
+        """Stop listening, and let each connection end after its next answer; idle ones are left to their time-out.
+
+        Closing those at once could hit one whose client has just begun to use it again.
+        """
+        self.retiring = True
+        self.shut()
+
+    def entered(self, door: FrontDoor) -> None:
+        """A connection has come."""
+        self._inside.add(door)
+        self.empty.clear()
+
+    def left(self, door: FrontDoor) -> None:
+        """A connection has gone."""
+        self._inside.discard(door)
+        if not self._inside:
+            self.empty.set()
+
+
 @contextlib.asynccontextmanager
-async def serving(
+async def serving(app: web.Application, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+    """Serve `app`, which `create_app` made, on `host` and `port` as long as this context lasts.
+
+    Yields the port (0 asks for any free one); `SidestreamError` if it is taken. `options` are those of `open_doors`.
+    """
+    sockets = listening.bind(host, port, patience=0)
+    async with open_doors(app, sockets, **options) as doors:
+        yield doors.port
+
+
+@contextlib.asynccontextmanager
+async def open_doors(
     app: web.Application,
-    host: str,
-    port: int,
+    sockets: Sequence[socket.socket],
     *,
     handler_cancellation: bool = True,
     shutdown_timeout: float = 1.0,
     pause: float = _PAUSE,
-) -> AsyncIterator[int]:
-    """Serve `app`, which `create_app` made, as long as this context lasts.
+) -> AsyncIterator[Doors]:
+    """Serve `app` on listening sockets, which are closed with it, as long as this context lasts.
 
-    Yields the port (0 asks for any free one); `SidestreamError` if it is taken. At the end: stop listening, wait
-    `pause` seconds, run the application's shutdown (which drains its streams), and cancel what is left after
-    `shutdown_timeout` seconds.
+    At the end: stop listening, wait `pause` seconds, run the application's shutdown (which drains its streams), and
+    cancel what is left after `shutdown_timeout` seconds.
     """
     runner = web.AppRunner(
         app, handler_cancellation=handler_cancellation, shutdown_timeout=shutdown_timeout, **_OPTIONS
     )
-    await runner.setup()
+    doors = Doors()
     try:
+        await runner.setup()
         server = runner.server
         assert server is not None  # noqa: S101  # setup() made it
-        _announce_requests(server)
+        _announce_requests(server, doors)
         loop = asyncio.get_running_loop()
         try:
-            listening = await loop.create_server(
-                lambda: FrontDoor(app, server, loop=loop, **_OPTIONS), host, port, backlog=_BACKLOG
-            )
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or "no such address"
-            raise SidestreamError(f"cannot listen on {host}:{port}: {reason}") from None
-        try:
-            yield listening.sockets[0].getsockname()[1]
+            for sock in sockets:
+                doors.opened(
+                    await loop.create_server(
+                        lambda: FrontDoor(app, doors, server, loop=loop, **_OPTIONS),
+                        sock=sock,
+                        backlog=listening.BACKLOG,
+                    )
+                )
+            yield doors
         finally:
-            listening.close()
+            doors.shut()
             await asyncio.sleep(pause)
     finally:
+        for sock in sockets:
+            sock.close()
         await runner.cleanup()
 
 
-def _announce_requests(server: web.Server) -> None:
-    """Have `FrontDoor.begun` called for each request."""
+def _announce_requests(server: web.Server, doors: Doors) -> None:
+    """Have `FrontDoor.begun` called for each request, and have a connection closed after it where that is due."""
     make_request = server.request_factory
 
     def begin(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         protocol.begun()
+        if doors.retiring:
+            message = message._replace(should_close=True)
         return make_request(message, payload, protocol, writer, task)
 
     server.request_factory = begin

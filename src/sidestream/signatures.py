@@ -98,6 +98,9 @@ def read(options: Sequence[Option], given: Mapping[str, object], path: str, prob
             if option.required:
                 problems.append(Problem(join(path, name), "required, but not given"))
             continue
+        if dataclasses.is_dataclass(option.annotation):
+            values[name] = _section(option, given[name], join(path, name), problems)
+            continue
         try:
             # What a constructor takes as its default need not be something that a file can say.
             same = given[name] is option.default
@@ -105,6 +108,16 @@ def read(options: Sequence[Option], given: Mapping[str, object], path: str, prob
         except ValueError as error:
             problems.append(Problem(join(path, name), str(error)))
     return values
+
+
+def _section(option: Option, value: object, path: str, problems: list[Problem]) -> Any:
+    """An option that is a section of its own; nothing (a key whose lines are all comments) is all its defaults."""
+    if value is not None and not isinstance(value, Mapping):
+        problems.append(Problem(path, "expected a mapping of names to values"))
+        return option.default
+    before = len(problems)
+    values = read(options_of(option.annotation), value or {}, path, problems)
+    return option.annotation(**values) if len(problems) == before else option.default
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
@@ -138,7 +151,7 @@ def convert(annotation: Any, value: object) -> Any:
 
 def type_text(annotation: Any) -> str:
     """An annotation in words: ``size``, ``auto, true or false``. `TypeError` for one that `convert` does not know."""
-    words = _alternatives(annotation)
+    words = ["mapping"] if dataclasses.is_dataclass(annotation) else _alternatives(annotation)
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 

@@ -78,7 +78,7 @@ async def test_a_mounted_gateway_relays_and_traces_and_the_host_goes_on_as_befor
     assert hello.field("Server")
     assert (EVENT, True) == (answer.body, answer.complete)
     assert answer.field("Server") is None
-    assert {"completed": 1} == json.loads(health.body)["exchanges"]
+    assert {"anthropic": {"200": {"completed": 1}}} == json.loads(health.body)["relay"]["exchanges"]
     assert ["startup", "/hello 200", f"{MESSAGES} 200", "/llm/health 200", "cleanup"] == events
     assert 1 == len((tmp_path / "t.jsonl").read_text().splitlines())
 

@@ -231,9 +231,9 @@ async def test_nothing_is_kept_without_a_dataset_nor_of_other_endpoints(
         await exchange(url, post(REQUEST, headers="", path="/api/v1/gateway/d/anthropic/v1/messages"))
         health = await exchange(url, b"GET /api/v1/gateway/health HTTP/1.1\r\nHost: g\r\n\r\n", method="GET")
     assert not file.exists()
-    report = json.loads(health.body)
+    report = json.loads(health.body)["relay"]
     assert {"missing_provider_key": 1} == report["rejected"]
-    assert {"completed": 2, "rejected": 1} == report["exchanges"]
+    assert {"anthropic": {"200": {"completed": 2}, "none": {"rejected": 1}}} == report["exchanges"]
 
 
 async def test_a_request_that_is_no_json_is_relayed_and_traced_as_far_as_it_goes(

@@ -1,53 +1,69 @@
 import asyncio
-import copy
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from sidestream.errors import Retryable
+from delivering import HELLO, SOON, Bench, a_trace
+from sidestream.errors import Ambiguous, DeliveryError, Retryable, Unauthorized, Undeliverable
 from sidestream.options import Duration, Secret
+from sidestream.sinks.base import Found
 from sidestream.sinks.explorer import Explorer
 from sidestream.testing import FakeExplorer
-from sidestream.traces.model import Message, Trace
+from sidestream.traces.model import Trace
 
 KEY = "inv-" + "a" * 64
 OTHER_KEY = "inv-" + "b" * 64
-HELLO: Message = {"role": "user", "content": "Hello"}
-
-
-def a_trace(*messages: Message, **metadata: Any) -> Trace:
-    return Trace(
-        id="x1", dataset="demo", messages=list(messages) or [HELLO], metadata={"status": 200, "model": "m"} | metadata
-    )
+STORED = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"id":["1"]}'
 
 
 def a_sink(url: str, **options: Any) -> Explorer:
-    return Explorer(url=url, **{"api_key": Secret(KEY), "backoff": Duration(0.001), **options})
+    return Explorer(url=url, **{"api_key": Secret(KEY), **options})
 
 
-async def pushed(sink: Explorer, *traces: Trace, credential: Secret | None = None) -> list[Any]:
-    """Deliver what can be delivered; the log lines of that."""
-    with capture_logs() as logs:
-        await sink.start()
-        for trace in traces:
-            sink.offer(trace, credential)
-        await sink.stop(10)
-    return logs
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[Explorer]:
+    sink = a_sink(url, **options)
+    await sink.open()
+    try:
+        yield sink
+    finally:
+        await sink.close()
 
 
-def texts(logs: list[Any]) -> list[str]:
-    return [log["error"] for log in logs if "error" in log]
+async def pushed(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> str | None:
+    async with opened(url, **options) as sink:
+        return await sink.deliver(trace or a_trace(), credential, 1)
+
+
+async def found(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> Found | None:
+    async with opened(url, **options) as sink:
+        return await sink.find(trace or a_trace(), credential)
+
+
+async def refused(url: str, **options: Any) -> DeliveryError:
+    with pytest.raises(DeliveryError) as caught:
+        await pushed(url, **options)
+    return caught.value
 
 
 @pytest.fixture
 async def explorer() -> AsyncIterator[FakeExplorer]:
     async with FakeExplorer() as explorer:
         yield explorer
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    await bench.close()
 
 
 @asynccontextmanager
@@ -58,7 +74,7 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
         requests.append(head + await reader.readexactly(length))
         writer.write(left.pop(0))
         await writer.drain()
@@ -68,6 +84,10 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     async with server:
         host, port = server.sockets[0].getsockname()
         yield f"http://{host}:{port}", requests
+
+
+def answer(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 # Options
@@ -94,21 +114,39 @@ def test_a_url_that_cannot_be_an_explorers_is_refused_without_being_repeated(url
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"timeout": Duration(0)}, {"api_key": Secret("canary key")}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 0},
+        {"timeout": Duration(0)},
+        {"api_key": Secret("canary key")},
+        {"api_key": Secret(KEY), "api_key_file": "canary"},
+        {"api_key_file": ""},
+    ],
+)
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be") as caught:
+    with pytest.raises(ValueError, match="must") as caught:
         Explorer(url="http://host", **options)
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("api_key", "needed"), [(None, True), (Secret(""), True), (Secret(KEY), False)])
-def test_calls_must_bring_a_key_exactly_when_there_is_no_api_key(api_key: Secret | None, needed: bool) -> None:
-    assert Explorer(url="http://host", api_key=api_key).needs_trace_key is needed
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({}, True),
+        ({"api_key": None}, True),
+        ({"api_key": Secret("")}, True),
+        ({"api_key": Secret(KEY)}, False),
+        ({"api_key_file": "/run/key"}, False),
+    ],
+)
+def test_calls_must_bring_a_key_exactly_when_none_is_configured(options: dict[str, Any], needed: bool) -> None:
+    assert Explorer(url="http://host", **options).needs_trace_key is needed
 
 
 async def test_slashes_at_the_end_of_the_url_and_a_path_in_it_do_not_matter() -> None:
     async with answering(STORED) as (url, requests):
-        await pushed(a_sink(f"{url}/explorer//"), a_trace())
+        await pushed(f"{url}/explorer//")
 
     assert requests[0].startswith(b"POST /explorer/api/v1/push/trace HTTP/1.1\r\n")
 
@@ -117,37 +155,26 @@ async def test_slashes_at_the_end_of_the_url_and_a_path_in_it_do_not_matter() ->
 
 
 async def test_a_trace_is_pushed_with_its_dataset_and_says_which_exchange_it_is(explorer: FakeExplorer) -> None:
-    sink = a_sink(explorer.url)
-    await pushed(sink, a_trace(HELLO, {"role": "assistant", "content": "Hi"}))
+    remote = await pushed(explorer.url, a_trace("x1", HELLO, {"role": "assistant", "content": "Hi"}))
 
     (trace,) = explorer.traces
-    assert (trace.key, trace.dataset) == (KEY, "demo")
+    assert (trace.id, trace.key, trace.dataset) == (remote, KEY, "demo")
     assert trace.messages == [HELLO, {"role": "assistant", "content": "Hi"}]
     assert trace.metadata == {"status": 200, "model": "m", "sidestream": {"exchange": "x1", "attempt": 1}}
     assert trace.annotations == []
-    assert sink.counters.delivered == 1
 
 
 async def test_what_others_say_of_sidestream_in_the_metadata_is_kept(explorer: FakeExplorer) -> None:
-    await pushed(a_sink(explorer.url), a_trace(sidestream={"outcome": "completed"}))
+    await pushed(explorer.url, a_trace(sidestream={"outcome": "completed"}))
 
     ours = {"outcome": "completed", "exchange": "x1", "attempt": 1}
     assert explorer.traces[0].metadata["sidestream"] == ours
 
 
-async def test_the_calls_own_key_wins_over_api_key(explorer: FakeExplorer) -> None:
-    await pushed(a_sink(explorer.url), a_trace(), credential=Secret(OTHER_KEY))
+async def test_the_calls_own_key_wins_over_the_configured_one(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, credential=Secret(OTHER_KEY))
 
     assert [trace.key for trace in explorer.traces] == [OTHER_KEY]
-
-
-async def test_a_trace_without_any_key_is_skipped_and_that_is_logged_once(explorer: FakeExplorer) -> None:
-    sink = a_sink(explorer.url, api_key=None)
-    logs = await pushed(sink, a_trace(), a_trace(), a_trace(status=500))
-
-    assert explorer.requests == []
-    assert (sink.counters.skipped, sink.counters.unwanted, sink.counters.accepted) == (2, 1, 0)
-    assert [log["event"] for log in logs] == ["sink_trace_skipped", "sink_stopped"]
 
 
 @pytest.mark.parametrize(
@@ -162,9 +189,10 @@ async def test_neither_cookies_nor_compression_nor_a_proxy_of_the_environment_ar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    cookie = STORED.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n")
-    async with answering(cookie, STORED) as (url, requests):
-        await pushed(a_sink(url, concurrency=1), a_trace(), a_trace())
+    cookie = STORED.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\nConnection: close\r\n\r\n")
+    async with answering(cookie, STORED) as (url, requests), opened(url) as sink:
+        for attempt in (1, 2):
+            await sink.deliver(a_trace(), None, attempt)
 
     assert len(requests) == 2
     for request in requests:
@@ -177,167 +205,72 @@ async def test_neither_cookies_nor_compression_nor_a_proxy_of_the_environment_ar
 
 async def test_a_trace_of_many_megabytes_arrives_whole(explorer: FakeExplorer) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 8_000_000}}
-    await pushed(a_sink(explorer.url), a_trace({"role": "user", "content": [image]}))
+    await pushed(explorer.url, a_trace("x1", {"role": "user", "content": [image]}))
 
     assert explorer.traces[0].messages == [{"role": "user", "content": [image]}]
-
-
-# What Explorer would stumble over
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("see local_img_link: /a", "see local\u200b_img_link: /a"),
-        ("local_base64_img: AA", "local_base64\u200b_img: AA"),
-        ("an s3_img_link, and an s3_img_link", "an s3\u200b_img_link, and an s3\u200b_img_link"),
-        ("base64_img: AA", "base64\u200b_img: AA"),
-        ("a base64_img: AA is fine within a text", "a base64_img: AA is fine within a text"),
-        ("base64_img", "base64_img"),
-        ("_img", "_img"),
-    ],
-)
-async def test_words_that_explorer_acts_on_are_broken_everywhere(explorer: FakeExplorer, text: str, shown: str) -> None:
-    messages: list[Message] = [
-        {"role": "tool", "content": text},
-        {"role": "user", "content": [{"type": "text", "text": text}]},
-        a_call({"name": "f", "arguments": {text: [text]}}),
-    ]
-    await pushed(a_sink(explorer.url), a_trace(*messages))
-
-    assert explorer.traces[0].messages == [
-        {"role": "tool", "content": shown},
-        {"role": "user", "content": [{"type": "text", "text": shown}]},
-        a_call({"name": "f", "arguments": {shown: [shown]}}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("function", "sent"),
-    [
-        ({"name": "f", "arguments": {"a": 1}}, {"name": "f", "arguments": {"a": 1}}),
-        ({"name": "f", "arguments": '{"a'}, {"name": "f", "arguments": {"_raw": '{"a'}}),
-        ({"name": "f", "arguments": [1]}, {"name": "f", "arguments": {"_raw": [1]}}),
-        ({"name": "f"}, {"name": "f", "arguments": {}}),
-        (None, {"name": "unknown", "arguments": {}}),
-    ],
-)
-async def test_a_tool_call_always_has_a_function_with_an_object_of_arguments(
-    explorer: FakeExplorer, function: Any, sent: Any
-) -> None:
-    await pushed(a_sink(explorer.url), a_trace(a_call(function)))
-
-    assert explorer.traces[0].messages == [a_call(sent)]
-
-
-@pytest.mark.parametrize("url", ["https://example.com/a.png", "file:///a.png", "data:text/plain;base64,AA", None])
-async def test_an_image_that_is_not_inline_becomes_a_text(explorer: FakeExplorer, url: Any) -> None:
-    part = {"type": "image_url", "image_url": {"url": url}}
-    await pushed(a_sink(explorer.url), a_trace({"role": "user", "content": [part, "x"]}))
-
-    text = {"type": "text", "text": "[image that is not inline]"}
-    assert explorer.traces[0].messages == [{"role": "user", "content": [text, "x"]}]
-
-
-async def test_reserved_keys_of_metadata_get_another_name(explorer: FakeExplorer) -> None:
-    await pushed(a_sink(explorer.url), a_trace(uploader="me", tool_calls=[1]))
-
-    metadata = explorer.traces[0].metadata
-    assert (metadata["uploader_"], metadata["tool_calls_"]) == ("me", [1])
-    assert metadata.keys().isdisjoint({"uploader", "tool_calls"})
-
-
-async def test_the_trace_itself_is_not_changed_for_explorer(explorer: FakeExplorer) -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    messages: list[Message] = [
-        {"role": "user", "content": ["local_img_link", image]},
-        a_call({"name": "f", "arguments": "{"}),
-    ]
-    trace = a_trace(*messages, uploader="me", sidestream={"outcome": "completed"})
-    before = copy.deepcopy(trace)
-
-    await pushed(a_sink(explorer.url), trace)
-
-    assert trace == before
-
-
-def deep() -> Any:
-    value: Any = "x"
-    for _ in range(5000):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize("content", ["\ud83d", deep(), object()])
-async def test_what_is_not_fit_for_json_is_dropped_and_the_next_trace_delivered(
-    explorer: FakeExplorer, content: Any
-) -> None:
-    sink = a_sink(explorer.url, concurrency=1)
-    await pushed(sink, a_trace({"role": "user", "content": content}), a_trace())
-
-    assert (sink.counters.undeliverable, sink.counters.delivered) == (1, 1)
-    assert [trace.messages for trace in explorer.traces] == [[HELLO]]
 
 
 # What the answers mean
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_a_status_that_means_later_is_tried_again_and_the_attempt_is_told(
-    explorer: FakeExplorer, status: int
-) -> None:
-    explorer.fail_next(status, times=2)
-    sink = a_sink(explorer.url)
-    await pushed(sink, a_trace())
-
-    assert (sink.counters.retried, sink.counters.delivered) == (2, 1)
-    assert [trace.metadata["sidestream"]["attempt"] for trace in explorer.traces] == [3]
+async def test_a_status_that_means_later(explorer: FakeExplorer, status: int) -> None:
+    explorer.fail_next(status)
+    error = await refused(explorer.url)
+    assert (type(error), str(error)) == (Retryable, f"Explorer answered {status}")
 
 
-@pytest.mark.parametrize("status", [201, 204, 301, 302, 307, 308, 400, 401, 403, 404, 408, 413, 422, 500, 501, 520])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_status_that_speaks_of_the_key(explorer: FakeExplorer, status: int) -> None:
+    explorer.fail_next(status)
+    assert type(await refused(explorer.url)) is Unauthorized
+
+
+async def test_after_a_500_nobody_knows(explorer: FakeExplorer) -> None:
+    explorer.fail_next(500)
+    error = await refused(explorer.url)
+    assert isinstance(error, Ambiguous)
+    assert error.server_error
+
+
+@pytest.mark.parametrize("status", [201, 204, 301, 302, 307, 308, 400, 404, 408, 413, 422, 501, 520])
 async def test_any_other_status_is_final(explorer: FakeExplorer, status: int) -> None:
     explorer.fail_next(status)
-    sink = a_sink(explorer.url)
-    logs = await pushed(sink, a_trace())
-
-    assert explorer.requests == [("POST", "/api/v1/push/trace")]
-    assert sink.counters.undeliverable == 1
-    assert f"Explorer answered {status}" in texts(logs)[0]
+    error = await refused(explorer.url)
+    assert isinstance(error, Undeliverable)
+    assert f"Explorer answered {status}" in str(error)
 
 
-async def test_a_500_may_have_stored_the_trace_and_is_not_tried_again(explorer: FakeExplorer) -> None:
-    explorer.fail_next(500, store=True)
-    sink = a_sink(explorer.url)
-    await pushed(sink, a_trace())
-
-    assert (len(explorer.traces), sink.counters.retried) == (1, 0)
-
-
-async def test_a_lost_answer_is_tried_again_and_the_copies_can_be_told(explorer: FakeExplorer) -> None:
-    explorer.fail_next(drop=True, store=True)
-    sink = a_sink(explorer.url)
-    await pushed(sink, a_trace())
-
-    marks = [trace.metadata["sidestream"] for trace in explorer.traces]
-    assert marks == [{"exchange": "x1", "attempt": 1}, {"exchange": "x1", "attempt": 2}]
-    assert (sink.counters.retried, sink.counters.delivered) == (1, 1)
+async def test_after_a_lost_answer_nobody_knows(explorer: FakeExplorer) -> None:
+    explorer.fail_next(drop=True)
+    error = await refused(explorer.url)
+    assert isinstance(error, Ambiguous)
+    assert not error.server_error
 
 
-async def test_no_answer_within_the_timeout_is_tried_again(explorer: FakeExplorer) -> None:
+async def test_after_no_answer_within_the_timeout_nobody_knows(explorer: FakeExplorer) -> None:
     explorer.fail_next(hang=True)
-    sink = a_sink(explorer.url, timeout=Duration(0.1))
-    logs = await pushed(sink, a_trace())
-
-    assert (sink.counters.retried, sink.counters.delivered) == (1, 1)
-    assert texts(logs) == ["no reply within 100ms"]
+    error = await refused(explorer.url, timeout=Duration(0.1))
+    assert (type(error), str(error)) == (Ambiguous, "no reply within 100ms")
 
 
-async def test_an_explorer_that_is_not_there_is_tried_again(unused_tcp_port: int) -> None:
-    sink = a_sink(f"http://127.0.0.1:{unused_tcp_port}", attempts=3)
-    logs = await pushed(sink, a_trace())
+async def test_what_is_not_there_got_nothing(unused_tcp_port: int) -> None:
+    error = await refused(f"http://127.0.0.1:{unused_tcp_port}")
+    assert (type(error), str(error)) == (Retryable, "there is no connection: ClientConnectorError")
 
-    assert (sink.counters.retried, sink.counters.exhausted) == (2, 1)
-    assert set(texts(logs)) == {"the connection failed: ClientConnectorError"}
+
+async def test_what_does_not_answer_a_tls_handshake_got_nothing() -> None:
+    async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.wait()
+        writer.close()
+
+    left = asyncio.Event()
+    async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        error = await refused(f"https://127.0.0.1:{port}", timeout=Duration(0.1))
+        left.set()
+
+    assert type(error) is Retryable
 
 
 @pytest.mark.parametrize(
@@ -348,46 +281,26 @@ async def test_an_explorer_that_is_not_there_is_tried_again(unused_tcp_port: int
     ],
 )
 async def test_a_200_whose_body_breaks_off_is_a_stored_trace(answer: bytes) -> None:
-    async with answering(answer) as (url, requests):
-        sink = a_sink(url)
-        await pushed(sink, a_trace())
-
-    assert (len(requests), sink.counters.delivered, sink.counters.retried) == (1, 1, 0)
+    async with answering(answer) as (url, _):
+        assert await pushed(url) is None
 
 
 @pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"{}", b"", b"[" * 70_000])
 async def test_a_200_that_is_not_an_explorers_is_no_delivery(body: bytes) -> None:
-    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body) as (url, _):
-        sink = a_sink(url)
-        logs = await pushed(sink, a_trace())
+    async with answering(answer(body)) as (url, _):
+        error = await refused(url)
 
-    assert (sink.counters.undeliverable, sink.counters.delivered) == (1, 0)
-    assert texts(logs) == ["the answer is 200, but not an Explorer's; is `url` right?"]
+    assert (type(error), str(error)) == (Undeliverable, "the answer is 200, but not an Explorer's; is `url` right?")
 
 
-async def test_what_is_not_http_is_tried_again() -> None:
-    async with answering(b"SSH-2.0-OpenSSH\r\n\r\n", STORED) as (url, _):
-        sink = a_sink(url)
-        await pushed(sink, a_trace())
-
-    assert (sink.counters.retried, sink.counters.delivered) == (1, 1)
+async def test_after_what_is_not_http_nobody_knows() -> None:
+    async with answering(b"SSH-2.0-OpenSSH\r\n\r\n") as (url, _):
+        assert type(await refused(url)) is Ambiguous
 
 
-@pytest.mark.parametrize(
-    ("value", "least", "most"),
-    [
-        ("0", 0, 0),
-        ("90", 90, 90),
-        ("86400", 300, 300),
-        ("9" * 400, 300, 300),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
-    ],
-)
-async def test_a_pause_is_a_number_or_a_date_and_five_minutes_at_most(value: str, least: int, most: int) -> None:
-    pause = await pause_after(value)
-
-    assert pause is not None
-    assert least <= pause <= most
+@pytest.mark.parametrize(("value", "pause"), [("0", 0), ("90", 90), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+async def test_a_pause_is_a_number_or_a_date(value: str, pause: int) -> None:
+    assert await pause_after(value) == pause
 
 
 async def test_a_pause_until_a_date_is_the_time_until_then() -> None:
@@ -404,44 +317,208 @@ async def test_a_pause_that_cannot_be_read_is_none(value: str) -> None:
 
 async def pause_after(value: str) -> float | None:
     """The pause that an answer with this ``Retry-After`` asks for."""
-    answer = f"HTTP/1.1 503 Later\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
-    async with answering(answer) as (url, _):
-        sink = a_sink(url)
-        await sink.start()
-        with pytest.raises(Retryable) as caught:
-            await sink.deliver(a_trace(), None)
-        await sink.stop(5)
-    return caught.value.after
+    later = f"HTTP/1.1 503 Later\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with answering(later) as (url, _):
+        error = await refused(url)
+    assert isinstance(error, Retryable)
+    return error.after
+
+
+# Looking for what may have arrived
+
+
+async def test_a_trace_that_arrived_is_found_by_its_exchange(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, a_trace("x0"))
+    remote = await pushed(explorer.url, a_trace("x1"))
+
+    assert await found(explorer.url, a_trace("x1")) == Found(remote)
+
+
+async def test_a_trace_that_is_not_among_those_of_its_dataset_and_user_is_not_there(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, a_trace("x0"))
+    await pushed(explorer.url, a_trace("x1", dataset="other"))
+    await pushed(explorer.url, a_trace("x1"), Secret(OTHER_KEY))
+
+    assert await found(explorer.url, a_trace("x1")) is None
+
+
+async def test_in_a_dataset_that_does_not_exist_nothing_is_there() -> None:
+    identity = answer(b'{"username":"a/b c@d"}')
+    async with answering(identity, answer(b"{}", "404 Not Found")) as (url, requests):
+        assert await found(url) is None
+
+    assert requests[1].startswith(b"GET /api/v1/dataset/byuser/a%2Fb%20c%40d/demo/traces HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("metadata", [b"null", b"[]", b'"x"', b'{"sidestream":null}', b'{"sidestream":{"exchange":1}}'])
+async def test_what_others_pushed_does_not_disturb_the_search(metadata: bytes) -> None:
+    ours = b'{"id":"2","extra_metadata":{"sidestream":{"exchange":"x1"}}}'
+    listed = b'[{"id":"1","extra_metadata":' + metadata + b'},{"id":"0"},' + ours + b"]"
+    async with answering(answer(b'{"username":"u"}'), answer(listed)) as (url, _):
+        assert await found(url) == Found("2")
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_an_explorer_in_trouble_cannot_be_asked_now(explorer: FakeExplorer, status: int) -> None:
+    explorer.fail_next(status, method="GET")
+    with pytest.raises(Retryable):
+        await found(explorer.url)
+
+
+@pytest.mark.parametrize("script", [{"hang": True}, {"drop": True, "times": 9}])
+async def test_an_explorer_that_does_not_answer_cannot_be_asked_now(
+    explorer: FakeExplorer, script: dict[str, Any]
+) -> None:
+    explorer.fail_next(method="GET", **script)
+    with pytest.raises(Retryable):
+        await found(explorer.url, timeout=Duration(0.1))
+
+
+async def test_an_explorer_that_is_gone_cannot_be_asked_now(explorer: FakeExplorer) -> None:
+    await explorer.go_down()
+    with pytest.raises(Retryable):
+        await found(explorer.url)
+
+
+async def test_a_list_that_breaks_off_is_asked_for_again() -> None:
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[]"
+    async with answering(answer(b'{"username":"u"}'), cut) as (url, _):
+        with pytest.raises(Retryable):
+            await found(url)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'[{"id":1}]', b"[" * 3000])
+async def test_a_list_that_is_not_an_explorers_tells_nothing(body: bytes) -> None:
+    async with answering(answer(b'{"username":"u"}'), answer(body)) as (url, _):
+        with pytest.raises(Ambiguous):
+            await found(url)
+
+
+async def test_a_list_that_is_too_long_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidestream.sinks.explorer._LIST_LIMIT", 1000)
+    async with answering(answer(b'{"username":"u"}'), answer(b"[" + b" " * 1000 + b"]")) as (url, _):
+        with pytest.raises(Ambiguous, match="too long"):
+            await found(url)
+
+
+async def test_a_key_that_is_refused_at_a_look_is_unauthorized(explorer: FakeExplorer) -> None:
+    explorer.refused.add(KEY)
+    with pytest.raises(Unauthorized):
+        await found(explorer.url)
+
+
+async def test_a_long_list_is_read_to_its_end(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, a_trace("x0", filler="x" * 500_000))
+    remote = await pushed(explorer.url, a_trace("x1"))
+
+    assert await found(explorer.url, a_trace("x1")) == Found(remote)
+
+
+# With the engine
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"status": 503},
+        {"status": 500},
+        {"status": 500, "store": True},
+        {"drop": True},
+        {"drop": True, "store": True},
+        {"hang": True},
+        {"hang": True, "store": True},
+    ],
+)
+async def test_whatever_becomes_of_a_push_the_trace_arrives_exactly_once(
+    explorer: FakeExplorer, bench: Bench, script: dict[str, Any]
+) -> None:
+    explorer.fail_next(times=2, **script)
+    sink = a_sink(explorer.url, timeout=Duration(0.1))
+    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("x3"))
+
+    async with bench.delivering(sink):
+        rows = await bench.until({"x1": "delivered", "x2": "delivered", "x3": "delivered"}, 10)
+
+    assert explorer.exchanges("demo") == ["x1", "x2", "x3"]
+    assert [row.remote for row in rows] == [trace.id for trace in explorer.traces]
+
+
+async def test_what_an_explorer_missed_while_it_was_gone_arrives_in_order(explorer: FakeExplorer, bench: Bench) -> None:
+    sink = a_sink(explorer.url)
+    await explorer.go_down()
+    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n % 3}") for n in range(9)))
+
+    async with bench.delivering(sink) as engine:
+        await bench.visited(10)
+        assert engine.breakers_open == 1
+        await explorer.come_back()
+        await bench.until({f"x{n}": "delivered" for n in range(9)})
+
+    assert explorer.exchanges("d1") == ["x1", "x4", "x7"]
+    assert len(explorer.traces) == 9
+
+
+async def test_a_trace_that_is_too_large_does_not_hold_up_the_next_one(explorer: FakeExplorer, bench: Bench) -> None:
+    explorer.fail_next(413)
+    sink = a_sink(explorer.url)
+    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    async with bench.delivering(sink):
+        [row, _] = await bench.until({"x1": "dead", "x2": "delivered"})
+
+    assert row.reason == "Explorer answered 413: the trace is too large"
+
+
+async def test_a_key_that_explorer_lets_in_later(explorer: FakeExplorer, bench: Bench) -> None:
+    explorer.refused.add(OTHER_KEY)
+    sink = a_sink(explorer.url, api_key=None)
+    bench.keys["b"] = Secret(OTHER_KEY)
+    await bench.add(sink, a_trace("x1"), fingerprint="b")
+    async with bench.delivering(sink):
+        await bench.until({"x1": "parked"})
+    explorer.refused.clear()
+    async with bench.delivering(sink):
+        await bench.until({"x1": "delivered"})
 
 
 # Secrets
 
 
 @pytest.mark.parametrize("key", ["inv-canary\r\nX: 1", "inv canary", "inv-canary-ü"])
-async def test_a_key_that_does_not_fit_into_a_header_is_dropped_and_not_logged(
-    explorer: FakeExplorer, key: str
-) -> None:
-    sink = a_sink(explorer.url)
-    logs = await pushed(sink, a_trace(), credential=Secret(key))
+async def test_a_key_that_does_not_fit_into_a_header_is_not_sent_and_not_told(explorer: FakeExplorer, key: str) -> None:
+    with pytest.raises(Unauthorized) as caught:
+        await pushed(explorer.url, credential=Secret(key))
 
-    assert (sink.counters.undeliverable, explorer.requests) == (1, [])
-    assert "canary" not in str(logs)
+    assert explorer.requests == []
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("script", [{"status": 401}, {"status": 500}, {"status": 503}, {"drop": True}])
-async def test_neither_the_key_nor_the_answers_text_is_logged(explorer: FakeExplorer, script: dict[str, Any]) -> None:
+async def test_neither_the_key_nor_the_answers_text_is_logged(
+    explorer: FakeExplorer, bench: Bench, script: dict[str, Any]
+) -> None:
     explorer.fail_next(**script)
-    logs = await pushed(a_sink(explorer.url), a_trace())
+    sink = a_sink(explorer.url)
+    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    with capture_logs() as logs:
+        async with bench.delivering(sink, SOON):
+            await bench.visited(4)
 
     assert logs
-    assert KEY not in str(logs)
-    assert "scripted" not in str(logs)
-    assert "Hello" not in str(logs)
+    for word in (KEY, "scripted", "Hello"):
+        assert word not in str(logs)
+        assert word not in str(await bench.rows())
 
 
-STORED = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"id":["1"]}'
+async def test_a_key_file_is_read_again_when_it_changes(explorer: FakeExplorer, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    async with opened(explorer.url, api_key=None, api_key_file=str(file)) as sink:
+        await sink.deliver(a_trace(), None, 1)
+        (tmp_path / "new").write_text(OTHER_KEY)
+        os.replace(tmp_path / "new", file)  # noqa: PTH105 (as those do who rotate keys)
+        await sink.deliver(a_trace(), None, 1)
+        file.unlink()
+        with pytest.raises(Retryable, match="cannot read api_key_file"):
+            await sink.deliver(a_trace(), None, 1)
 
-
-def a_call(function: Any) -> Message:
-    call = {"id": "1", "type": "function"} | ({} if function is None else {"function": function})
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert [trace.key for trace in explorer.traces] == [KEY, OTHER_KEY]

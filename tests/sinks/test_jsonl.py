@@ -3,20 +3,18 @@ import fcntl
 import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
-from sidestream.errors import Retryable
-from sidestream.options import Duration, Secret, Size
+from sidestream.errors import Ambiguous, Retryable, Undeliverable
+from sidestream.options import Size
+from sidestream.sinks.base import Found
 from sidestream.sinks.jsonl import Jsonl
 from sidestream.traces.model import Trace
-
-SOON = Duration(0.001)
 
 
 def a_trace(number: int = 1, text: Any = "Hello", **metadata: Any) -> Trace:
@@ -24,10 +22,8 @@ def a_trace(number: int = 1, text: Any = "Hello", **metadata: Any) -> Trace:
 
 
 async def written(sink: Jsonl, *traces: Trace) -> None:
-    await sink.start()
     for trace in traces:
-        sink.offer(trace, None)
-    await sink.stop(10)
+        await sink.deliver(trace, None, 1)
 
 
 def ids(path: Path) -> list[str]:
@@ -49,31 +45,12 @@ def mode(place: Path) -> str:
     return oct(place.stat().st_mode & 0o777)
 
 
-class Watched(Jsonl):
-    """Says when an attempt has failed."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(backoff=SOON, attempts=10_000, **options)
-        self.failed = asyncio.Event()
-
-    async def deliver(self, trace: Trace, credential: Secret | None) -> None:
-        try:
-            await super().deliver(trace, credential)
-        except Retryable:
-            self.failed.set()
-            raise
-
-
-async def recovers(sink: Watched, trace: Trace, repair: Any) -> None:
-    """The sink fails to write `trace`, until `repair` is called."""
-    await sink.start()
-    sink.offer(trace, None)
-    await asyncio.wait_for(sink.failed.wait(), 5)
-    assert sink.counters.delivered == 0
+async def recovers(sink: Jsonl, trace: Trace, repair: Callable[[], object]) -> None:
+    """The sink cannot write `trace` now, until `repair` is called."""
+    with pytest.raises(Retryable):
+        await sink.deliver(trace, None, 1)
     repair()
-    await sink.stop(10)
-    assert sink.counters.delivered == 1
-    assert sink.counters.retried > 0
+    await sink.deliver(trace, None, 2)
 
 
 # Lines
@@ -119,11 +96,12 @@ async def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> 
     assert json.loads(path.read_text())["messages"][0]["content"] == "\ud83d"
 
 
-async def test_what_is_not_json_is_dropped_and_the_next_trace_written(tmp_path: Path) -> None:
+async def test_what_is_not_json_is_undeliverable_and_leaves_no_trace(tmp_path: Path) -> None:
     sink = Jsonl(path=str(tmp_path / "traces.jsonl"))
-    await written(sink, a_trace(1, object()), a_trace(2))
+    with pytest.raises(Undeliverable):
+        await sink.deliver(a_trace(1, object()), None, 1)
 
-    assert (sink.counters.undeliverable, ids(sink.path)) == (1, ["x2"])
+    assert names(tmp_path) == []
 
 
 # Places and modes
@@ -189,7 +167,6 @@ async def test_a_link_that_stands_at_the_start_is_followed(tmp_path: Path) -> No
         ({"path": "/"}, "path is a directory"),
         ({"path": "~nobody-of-that-name/traces.jsonl"}, "no such home directory"),
         ({"keep": -1}, "keep must be 0 or more"),
-        ({"queue": 0}, "queue must be 1 or more"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], complaint: str) -> None:
@@ -237,11 +214,9 @@ async def test_a_limit_of_zero_means_no_rotation(tmp_path: Path) -> None:
 
 async def test_a_file_that_somebody_moved_away_is_begun_anew(tmp_path: Path) -> None:
     sink = Jsonl(path=str(tmp_path / "logs" / "traces.jsonl"))
-    await sink.start()
-    await sink.deliver(a_trace(1), None)
+    await written(sink, a_trace(1))
     sink.path.parent.rename(tmp_path / "archive")
-    await sink.deliver(a_trace(2), None)
-    await sink.stop(5)
+    await written(sink, a_trace(2))
 
     assert ids(tmp_path / "archive" / "traces.jsonl") == ["x1"]
     assert ids(sink.path) == ["x2"]
@@ -263,25 +238,22 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 async def test_a_full_disk_leaves_no_half_line_and_the_trace_is_written_when_there_is_room(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    sink = Watched(path=str(path))
+    sink, trace = Jsonl(path=str(path)), a_trace(1, "y" * 10_000)
     full = 16 << 20
     filler = json.dumps({"id": "filler", "padding": "x" * (full - 1000)}) + "\n"
     path.write_text(filler)
-    with file_size_limit(full):
-        await sink.start()
-        sink.offer(a_trace(1, "y" * 10_000), None)
-        await asyncio.wait_for(sink.failed.wait(), 5)
-        assert path.stat().st_size == len(filler)
-    await sink.stop(10)
+    with file_size_limit(full), pytest.raises(Retryable):
+        await sink.deliver(trace, None, 1)
+    assert path.stat().st_size == len(filler)
+    await sink.deliver(trace, None, 2)
 
     assert ids(path) == ["filler", "x1"]
-    assert sink.counters.retried > 0
 
 
 async def test_a_directory_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
     in_the_way = tmp_path / "data"
     in_the_way.write_text("a file")
-    sink = Watched(path=str(in_the_way / "traces.jsonl"))
+    sink = Jsonl(path=str(in_the_way / "traces.jsonl"))
 
     await recovers(sink, a_trace(), in_the_way.unlink)
 
@@ -292,7 +264,7 @@ async def test_a_file_that_another_process_has_locked_is_waited_for(tmp_path: Pa
     path = tmp_path / "traces.jsonl"
     with path.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        await recovers(Watched(path=str(path)), a_trace(), lambda: fcntl.flock(other, fcntl.LOCK_UN))
+        await recovers(Jsonl(path=str(path)), a_trace(), lambda: fcntl.flock(other, fcntl.LOCK_UN))
 
     assert ids(path) == ["x1"]
 
@@ -300,7 +272,7 @@ async def test_a_file_that_another_process_has_locked_is_waited_for(tmp_path: Pa
 async def test_a_pipe_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     os.mkfifo(path)
-    sink = Watched(path=str(path))
+    sink = Jsonl(path=str(path))
 
     await recovers(sink, a_trace(), path.unlink)
 
@@ -309,7 +281,7 @@ async def test_a_pipe_is_not_written_to(tmp_path: Path) -> None:
 
 async def test_a_link_put_in_the_files_place_later_is_not_followed(tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "traces.jsonl", tmp_path / "elsewhere"
-    sink = Watched(path=str(path))
+    sink = Jsonl(path=str(path))
     path.symlink_to(elsewhere)
 
     await recovers(sink, a_trace(), path.unlink)
@@ -318,20 +290,19 @@ async def test_a_link_put_in_the_files_place_later_is_not_followed(tmp_path: Pat
     assert ids(path) == ["x1"]
 
 
-async def test_a_write_that_never_succeeds_is_given_up_and_says_why(tmp_path: Path) -> None:
+async def test_a_write_that_does_not_succeed_says_why(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    sink = Jsonl(path=str(tmp_path / "data" / "traces.jsonl"), attempts=2, backoff=SOON)
-    with capture_logs() as logs:
-        await written(sink, a_trace())
+    sink = Jsonl(path=str(tmp_path / "data" / "traces.jsonl"))
 
-    assert sink.counters.exhausted == 1
-    (dropped,) = [log for log in logs if log["event"] == "sink_trace_dropped"]
-    assert dropped["error"] == f"cannot write {sink.path}: Not a directory"
+    with pytest.raises(Retryable) as caught:
+        await sink.deliver(a_trace(), None, 1)
+
+    assert str(caught.value) == f"cannot write {sink.path}: Not a directory"
 
 
 async def test_two_writers_share_a_file_without_losing_or_mixing_lines(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    writers = [Watched(path=str(path), rotate=Size(2000), keep=100) for _ in range(2)]
+    writers = [Jsonl(path=str(path), rotate=Size(2000), keep=100) for _ in range(2)]
     numbers = range(100)
     await asyncio.gather(
         *(
@@ -347,3 +318,60 @@ async def test_two_writers_share_a_file_without_losing_or_mixing_lines(tmp_path:
 def test_a_path_that_the_system_refuses_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="path cannot be used"):
         Jsonl(path="/tmp/" + "x" * 5000)  # noqa: S108
+
+
+# Looking for what may have been written
+
+
+async def test_what_was_written_is_found_also_in_old_files(tmp_path: Path) -> None:
+    sink = Jsonl(path=str(tmp_path / "traces.jsonl"), rotate=Size(10), keep=2)
+    await written(sink, a_trace(1), a_trace(2), a_trace(3))
+
+    assert [await sink.find(a_trace(number), None) for number in (1, 2, 3, 4)] == [Found(), Found(), Found(), None]
+
+
+async def test_nothing_is_found_where_there_is_no_file(tmp_path: Path) -> None:
+    assert await Jsonl(path=str(tmp_path / "a" / "traces.jsonl")).find(a_trace(), None) is None
+
+
+async def test_a_line_that_was_cut_off_does_not_count_also_with_others_behind_it(tmp_path: Path) -> None:
+    sink = Jsonl(path=str(tmp_path / "traces.jsonl"))
+    sink.path.write_text('{"id":"x1","dataset":"demo","mess')
+    assert await sink.find(a_trace(1), None) is None
+
+    await written(sink, a_trace(2))
+    assert await sink.find(a_trace(1), None) is None
+    assert await sink.find(a_trace(2), None) == Found()
+
+
+async def test_only_the_line_of_the_exchange_counts_and_not_one_that_speaks_of_it(tmp_path: Path) -> None:
+    sink = Jsonl(path=str(tmp_path / "traces.jsonl"))
+    await written(sink, a_trace(10), a_trace(2, '{"id":"x1","dataset"'))
+
+    assert await sink.find(a_trace(1), None) is None
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64])
+async def test_lines_are_found_wherever_the_pieces_of_the_file_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("sidestream.sinks.jsonl._SEARCHED_AT_ONCE", at_once)
+    sink = Jsonl(path=str(tmp_path / "traces.jsonl"))
+    await written(sink, *(a_trace(number, "y" * number) for number in range(20)))
+
+    assert [await sink.find(a_trace(number), None) for number in range(21)] == [Found()] * 20 + [None]
+
+
+async def test_a_file_too_large_to_be_searched_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidestream.sinks.jsonl._SEARCHED_IN_ALL", 10)
+    sink = Jsonl(path=str(tmp_path / "traces.jsonl"))
+    await written(sink, a_trace())
+
+    with pytest.raises(Ambiguous):
+        await sink.find(a_trace(), None)
+
+
+async def test_a_file_that_cannot_be_read_now_is_searched_later(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(Retryable):
+        await Jsonl(path=str(tmp_path / "data" / "traces.jsonl")).find(a_trace(), None)

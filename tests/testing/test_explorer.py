@@ -262,3 +262,48 @@ async def test_waiting_in_vain_says_what_has_come(explorer: FakeExplorer, client
 
 async def test_what_is_not_there_is_a_404(client: Client) -> None:
     assert (await client.call("GET", "nothing"))[0] == 404
+
+
+async def test_a_failure_can_be_of_a_get(explorer: FakeExplorer, client: Client) -> None:
+    explorer.fail_next(503, method="GET")
+
+    assert (await client.push(HELLO))[0] == 200
+    assert [(await client.call("GET", "user/identity"))[0] for _ in range(2)] == [503, 200]
+
+
+async def test_a_key_can_be_refused_for_a_while(explorer: FakeExplorer, client: Client) -> None:
+    explorer.refused.add(KEY)
+    assert (await client.push(HELLO))[0] == 401
+    explorer.refused.clear()
+    assert (await client.push(HELLO))[0] == 200
+
+
+async def test_it_can_go_down_and_come_back_at_the_same_address(explorer: FakeExplorer, client: Client) -> None:
+    await client.pushed(HELLO)
+    await explorer.go_down()
+    with pytest.raises(aiohttp.ClientError):
+        await client.push(HELLO)
+    await explorer.come_back()
+    await client.pushed(HELLO)
+
+    assert len(explorer.traces) == 2
+
+
+async def test_what_is_under_way_when_it_goes_down_is_cut_off(explorer: FakeExplorer, client: Client) -> None:
+    explorer.fail_next(hang=True)
+    push = asyncio.ensure_future(client.push(HELLO))
+    await explorer.wait_for_requests(1)
+    await explorer.go_down()
+
+    with pytest.raises(aiohttp.ClientError):
+        await asyncio.wait_for(push, 5)
+
+
+async def test_the_exchanges_of_a_dataset_are_told_in_order_copies_included(
+    explorer: FakeExplorer, client: Client
+) -> None:
+    for name, dataset in (("x1", "demo"), ("x2", "other"), ("x1", "demo")):
+        await client.pushed(HELLO, dataset=dataset, metadata=[{"sidestream": {"exchange": name}}])
+
+    assert explorer.exchanges("demo") == ["x1", "x1"]
+    assert explorer.exchanges() == ["x1", "x2", "x1"]

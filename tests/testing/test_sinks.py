@@ -1,25 +1,30 @@
 import pytest
 
+from delivering import Bench, a_trace
 from sidestream.errors import Retryable
+from sidestream.sinks.base import Found
 from sidestream.testing import ListSink
-from sidestream.traces.model import Trace
-
-TRACE = Trace(id="x1", dataset="demo", messages=[], metadata={})
 
 
 async def test_a_list_sink_keeps_what_it_is_given_and_fails_as_told() -> None:
-    sink = ListSink()
+    bench, sink = Bench(), ListSink()
     sink.failures.append(Retryable("not now"))
-    await sink.start()
-    sink.offer(TRACE, None)
+    await bench.add(sink, a_trace("x1"))
+    async with bench.delivering(sink):
+        assert await sink.wait_for(1) == [a_trace("x1")]
+    await bench.close()
 
-    assert await sink.wait_for(1) == [TRACE]
-    assert sink.counters.retried == 1
-    await sink.stop(5)
+    assert (sink.attempts, sink.credentials) == ([2], [None])
+
+
+async def test_a_list_sink_knows_what_it_has() -> None:
+    sink = ListSink()
+    await sink.deliver(a_trace("x1"), None, 1)
+
+    assert await sink.find(a_trace("x1"), None) == Found()
+    assert await sink.find(a_trace("x2"), None) is None
 
 
 async def test_waiting_in_vain_says_how_much_has_come() -> None:
-    sink = ListSink()
-
     with pytest.raises(TimeoutError, match="0 of 1 traces"):
-        await sink.wait_for(1, timeout=0.01)
+        await ListSink().wait_for(1, timeout=0.01)

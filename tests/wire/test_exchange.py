@@ -52,7 +52,7 @@ async def test_everything_is_told_in_order_and_the_end_last_and_once() -> None:
         exchange.end()
         await asyncio.sleep(0)
     assert [b"q", 200, b"1", b"2", (Outcome.COMPLETED, None)] == told
-    assert {"completed": 1} == live.counters.exchanges
+    assert {("anthropic", "200", "completed"): 1} == live.counters.exchanges
     assert 0 == len(live)
 
 

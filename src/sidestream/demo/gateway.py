@@ -21,7 +21,7 @@ DATASET: Final = "moss-garden"
 
 _READY: Final = re.compile(rb"(http://\S+)/my-agent/anthropic\s")
 _SECONDS_TO_START: Final = 20
-_SECONDS_TO_STOP: Final = 5
+_SECONDS_TO_STOP: Final = 15
 
 
 @contextlib.asynccontextmanager
@@ -33,6 +33,7 @@ async def gateway(provider: str, explorer: str, *, folder: Path) -> AsyncIterato
     file = folder / "sidestream.yaml"
     config = {
         "server": {"drain": "2s"},
+        "recorder": {"dir": str(folder / "data"), "flush": "2s"},
         "upstreams": {"anthropic": {"url": provider}},
         "sinks": [{"explorer": {"url": explorer}}],
     }
@@ -40,6 +41,7 @@ async def gateway(provider: str, explorer: str, *, folder: Path) -> AsyncIterato
     with (folder / "gateway.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sidestream", "serve", "-c", str(file), "--port", "0"),
+            process_group=0,  # Ctrl-C is for the demo, which then ends this in order
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,

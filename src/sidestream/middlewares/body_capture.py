@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from sidestream.options import Size
+from sidestream.traces.recording import RECORDING
 from sidestream.wire.capture import Capture
 from sidestream.wire.exchange import EXCHANGE, Observer
 
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from sidestream.wire.chain import Handler
 
 REQUEST_BODY: web.RequestKey[Capture] = web.RequestKey("request_body", Capture)
-"""What `BodyCapture` has of the request so far."""
+"""What `BodyCapture` took of the request so far. Its bytes are there only where nothing records the exchange."""
 
 
 class BodyCapture:
-    """Keeps the request's bytes for the trace, up to `limit`; beyond it the trace says that it is truncated."""
+    """Takes the request's bytes for the trace, up to `limit`; beyond it the trace says that it is truncated."""
 
     inside_of = ("auth_split",)
 
@@ -29,7 +30,8 @@ class BodyCapture:
         """Listen to the request of an exchange that is to become a trace."""
         exchange = request[EXCHANGE]
         if exchange.traced:
-            request[REQUEST_BODY] = capture = Capture(self._limit)
+            recording = request.get(RECORDING)
+            request[REQUEST_BODY] = capture = Capture(self._limit, recording and recording.request)
             exchange.observe(_RequestListener(capture))
         return await handler(request)
 

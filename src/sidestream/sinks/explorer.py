@@ -1,67 +1,61 @@
 """Traces into an Invariant Explorer, through its push API.
 
-What a reply means: 200 is a stored trace. 429, 502, 503, 504 and a broken network mean "later". Any other answer is
-final, 500 too: Explorer stores a trace before it is done with the request and has no protection against duplicates, and
-many of its 500s say that the trace itself is at fault. A connection lost, or a timeout, after the request was sent is
-ambiguous. It is tried again, so a trace may arrive twice; each push says which exchange and which attempt it is in
-``metadata.sidestream``, so that the copies can be told.
+What a reply means: 200 is a stored trace. 429, 502, 503, 504, and a connection that could not be made, mean "later".
+401 and 403 speak of the key. After 500, a lost connection or a timeout nobody knows: Explorer stores a trace before it
+is done with the request, and has no protection against duplicates. Any other answer is final.
 
-What Explorer would stumble over is changed in the pushed copy only (`_message` and below).
+So each push says in ``metadata.sidestream`` which exchange it is, and `Explorer.find` looks for that among the traces
+of the dataset before anything of which nobody knows is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
-import structlog
+from yarl import URL
 
-from sidestream.errors import Retryable, Undeliverable
-from sidestream.options import Duration, Secret, Size
-from sidestream.sinks.base import ATTEMPTS, BACKOFF, QUEUE, QUEUE_BYTES, Sink, encoded, memory_of
+from sidestream.errors import Ambiguous, DeliveryError, Retryable, Unauthorized, Undeliverable
+from sidestream.options import Duration, Secret
+from sidestream.sinks.base import Found, Sink, memory_of
+from sidestream.sinks.explorer_push import push_body
+from sidestream.sinks.key_file import KeyFile, is_sendable
 
 if TYPE_CHECKING:
-    from sidestream.traces.model import Message, Trace
+    from sidestream.traces.model import Trace
+
+T = TypeVar("T")
 
 _TIMEOUT = Duration(30)
-_LONGEST_RETRY_AFTER = 300.0
-_ENCODE_IN_THREAD_FROM = 256 << 10
+_SETTLE = Duration(10)
+_CONNECT_SECONDS = 10.0
+_IN_THREAD_FROM = 256 << 10
 _REPLY_LIMIT = 64 << 10
+_LIST_LIMIT = 256 << 20
+_LIST_SECONDS = 600.0
 # Shorter than any server's of note (uvicorn: 5 s), or a push would meet a connection that is just being closed.
 _KEEPALIVE_SECONDS = 2.0
 _LATER = frozenset({429, 502, 503, 504})
 _HINTS = {
     307: "; is `url` the address of the Explorer itself?",
-    401: ": the key is not valid there",
     404: "; is `url` the address of the Explorer itself?",
     413: ": the trace is too large",
-    500: ": not tried again, as it may have been stored",
 }
-_RESERVED_METADATA = frozenset({"tool_calls", "uploader"})
-# Explorer blanks a text with one of these words in it, and decodes one that begins with "base64_img: " as an image. A
-# zero-width space between the halves keeps the text readable and the words from being recognised.
-_ZERO_WIDTH_SPACE = "\u200b"
-_SEAMS = re.compile(
-    r"(?<=local)(?=_img_link)|(?<=s3)(?=_img_link)|(?<=local_base64)(?=_img)|(?<=\Abase64)(?=_img: )",
-)
-_IN_ALL_SEAMS = "_img"
-_INLINE_IMAGE = re.compile(r"data:image/[^;,]+;base64,")
-
-_log = structlog.get_logger()
 
 
 class Explorer(Sink):
     """Push every answered call to the Explorer at `url`.
 
-    The key is the one the call brought along, or `api_key`. `concurrency` pushes run at the same time, each of them for
-    at most `timeout` seconds.
+    The key is the one the call brought along. Where it brought none, or that key is not known any more after a
+    restart, it is `api_key`, or the one in the file `api_key_file`, which may be replaced at any time. `concurrency`
+    pushes run at the same time, each of them for at most `timeout` seconds. One whose end was not seen, or that was
+    answered with 500, is looked for `settle` seconds later, before it is sent again.
     """
 
     def __init__(
@@ -69,84 +63,139 @@ class Explorer(Sink):
         *,
         url: str,
         api_key: Secret | None = None,
+        api_key_file: str | None = None,
         concurrency: int = 4,
         timeout: Duration = _TIMEOUT,
-        queue: int = QUEUE,
-        queue_bytes: Size = QUEUE_BYTES,
-        attempts: int = ATTEMPTS,
-        backoff: Duration = BACKOFF,
+        settle: Duration = _SETTLE,
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be 1 or more")
         if not timeout > 0:
             raise ValueError("timeout must be more than 0")
-        super().__init__(workers=concurrency, queue=queue, queue_bytes=queue_bytes, attempts=attempts, backoff=backoff)
-        self._push_url = f"{_origin(url)}/api/v1/push/trace"
-        self._api_key = api_key or None
-        if self._api_key and not _is_sendable(self._api_key):
+        if api_key and api_key_file:
+            raise ValueError("api_key and api_key_file must not both be given")
+        if api_key and not is_sendable(api_key):
             raise ValueError("api_key must be printable ASCII without spaces: inv- and 64 hexadecimal digits")
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._concurrency = concurrency
+        self.concurrency = concurrency
+        self.settle = settle
+        self._api = f"{_origin(url)}/api/v1"
+        self._api_key = api_key or None
+        self._key_file = KeyFile(api_key_file) if api_key_file is not None else None
+        self._timeout = timeout
         self._session: aiohttp.ClientSession
 
     @property
     def needs_trace_key(self) -> bool:
-        """True when there is no `api_key` to fall back to."""
-        return self._api_key is None
+        """True when there is no key to fall back to."""
+        return self._api_key is None and self._key_file is None
 
     def accepts(self, trace: Trace) -> bool:
         """Only calls the provider answered with a 2xx: its error answers are not conversations."""
         status = trace.metadata.get("status")
         return isinstance(status, int) and 200 <= status <= 299
 
-    def offer(self, trace: Trace, credential: Secret | None) -> None:
-        """As `Sink.offer`; a trace without a key is skipped."""
-        if credential or self._api_key or not self.accepts(trace):
-            super().offer(trace, credential)
-            return
-        self.counters.skipped += 1
-        if self.counters.skipped == 1:
-            _log.warning("sink_trace_skipped", sink=self.name, exchange=trace.id, reason="no Explorer key; logged once")
-
     async def open(self) -> None:
         """Open a session of our own: no cookies, no proxies from the environment."""
+        connect = min(_CONNECT_SECONDS, self._timeout / 2)  # so that a timeout tells whether anything was sent
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=_KEEPALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
+            timeout=aiohttp.ClientTimeout(total=self._timeout, connect=connect),
             trust_env=False,
             auto_decompress=False,
-            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+            headers={"Accept-Encoding": "identity"},
         )
 
     async def close(self) -> None:
         """Close it."""
         await self._session.close()
 
-    async def deliver(self, trace: Trace, credential: Secret | None) -> None:
-        """Push `trace`; see the module for what the replies mean."""
-        key = credential or self._api_key
-        if not key or not _is_sendable(key):
-            raise Undeliverable("the key of this call cannot be sent in a header")
-        body = io.BytesIO(await self._body(trace))  # which aiohttp sends in pieces; a large `bytes` goes in one
-        headers = {"Authorization": f"Bearer {key.reveal()}"}
+    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
+        """Push `trace`; returns its id there. See the module for what the replies mean."""
+        headers = {**await self._authorization(credential), "Content-Type": "application/json"}
+        data = io.BytesIO(await _body(trace, attempt))  # which aiohttp sends in pieces; a large `bytes` goes in one
+        push = f"{self._api}/push/trace"
         try:
-            async with self._session.post(self._push_url, data=body, headers=headers, allow_redirects=False) as reply:
-                await _judge(reply)
+            async with self._session.post(push, data=data, headers=headers, allow_redirects=False) as reply:
+                return await _judge(reply)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Retryable(f"there is no connection: {type(error).__name__}") from error
         except TimeoutError as error:
-            raise Retryable(f"no reply within {Duration(self._timeout.total or 0)}") from error
+            raise Ambiguous(f"no reply within {self._timeout}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Retryable(f"the connection failed: {type(error).__name__}") from error
+            raise Ambiguous(f"the connection failed: {type(error).__name__}") from error
 
-    async def _body(self, trace: Trace) -> bytes:
-        mark = {"exchange": trace.id, "attempt": self.attempt}
+    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
+        """Look for a trace that says to be this exchange, among those of the user's dataset."""
+        headers = await self._authorization(credential)
         try:
-            if memory_of(trace) < _ENCODE_IN_THREAD_FROM:
-                return _push(trace, mark)
-            return await asyncio.to_thread(_push, trace, mark)
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            # A surrogate, which Explorer would take and then choke on; or not a trace at all.
-            raise Undeliverable(f"the trace cannot be pushed as JSON: {type(error).__name__}") from error
+            identity = await self._get("user/identity", headers, _REPLY_LIMIT)
+            user = quote(_decoded(identity, _Identity).username, safe="")
+            body = await self._get(
+                f"dataset/byuser/{user}/{quote(trace.dataset, safe='')}/traces", headers, _LIST_LIMIT
+            )
+        except _NotThereError:
+            return None
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the latter
+            raise Retryable(f"Explorer could not be asked: {type(error).__name__}") from error
+        if len(body) < _IN_THREAD_FROM:
+            return _found(body, trace.id)
+        return await asyncio.to_thread(_found, body, trace.id)
+
+    async def _authorization(self, credential: Secret | None) -> dict[str, str]:
+        key = credential or self._api_key
+        if key is None and self._key_file is not None:
+            key = await asyncio.to_thread(self._key_file.read)
+        if not key or not is_sendable(key):
+            raise Unauthorized("the key of the call cannot be sent in a header")
+        return {"Authorization": f"Bearer {key.reveal()}"}
+
+    async def _get(self, path: str, headers: dict[str, str], limit: int) -> bytes:
+        url = URL(f"{self._api}/{path}", encoded=True)
+        timeout = aiohttp.ClientTimeout(total=_LIST_SECONDS, connect=self._timeout / 2, sock_read=self._timeout)
+        async with self._session.get(url, headers=headers, allow_redirects=False, timeout=timeout) as reply:
+            if reply.status == 404 and path.startswith("dataset/"):
+                raise _NotThereError
+            if reply.status == 500:
+                raise Retryable("Explorer could not be asked: it answered 500")
+            if reply.status != 200:
+                raise _refusal(reply)
+            body = await _read(reply, limit)
+        if len(body) > limit:
+            raise Ambiguous("Explorer's list of traces is too long")
+        return body
+
+
+class _NotThereError(Exception):
+    """The dataset does not exist."""
+
+
+class _Stored(msgspec.Struct):
+    """The reply to a push, as far as we need it."""
+
+    id: list[str]
+
+
+class _Identity(msgspec.Struct):
+    username: str
+
+
+class _Listed(msgspec.Struct):
+    """One trace of a dataset, as far as we need it; what others pushed may have anything as metadata."""
+
+    id: str
+    extra_metadata: Any = None
+
+
+async def _body(trace: Trace, attempt: int) -> bytes:
+    mark = {"exchange": trace.id, "attempt": attempt}
+    try:
+        if memory_of(trace) < _IN_THREAD_FROM:
+            return push_body(trace, mark)
+        return await asyncio.to_thread(push_body, trace, mark)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        # A surrogate, which Explorer would take and then choke on; or not a trace at all.
+        raise Undeliverable(f"the trace cannot be pushed as JSON: {type(error).__name__}") from error
 
 
 def _origin(url: str) -> str:
@@ -165,102 +214,65 @@ def _origin(url: str) -> str:
     return url.rstrip("/")
 
 
-def _is_sendable(key: Secret) -> bool:
-    value = key.reveal()
-    return value.isascii() and value.isprintable() and " " not in value
-
-
-async def _judge(reply: aiohttp.ClientResponse) -> None:
-    if reply.status in _LATER:
-        raise Retryable(f"Explorer answered {reply.status}", after=_retry_after(reply.headers.get("Retry-After")))
+async def _judge(reply: aiohttp.ClientResponse) -> str | None:
+    """The id of the stored trace, if the whole reply came; or what its status means."""
+    if reply.status == 500:
+        raise Ambiguous("Explorer answered 500", server_error=True)
     if reply.status != 200:
-        raise Undeliverable(f"Explorer answered {reply.status}{_HINTS.get(reply.status, '')}")
+        raise _refusal(reply)
     try:
-        body = await _read(reply)
+        body = await _read(reply, _REPLY_LIMIT)
     except (aiohttp.ClientError, OSError):
-        return  # the trace was stored before the reply began; Explorer is known to hang up in the middle of it
+        return None  # the trace was stored before the reply began; Explorer is known to hang up in the middle of it
     try:
-        msgspec.json.decode(body, type=_Stored)
+        ids = msgspec.json.decode(body, type=_Stored).id
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Undeliverable("the answer is 200, but not an Explorer's; is `url` right?") from error
+    return ids[0] if ids else None
 
 
-class _Stored(msgspec.Struct):
-    """The reply to a push, as far as we need it."""
+def _refusal(reply: aiohttp.ClientResponse) -> DeliveryError:
+    said = f"Explorer answered {reply.status}"
+    if reply.status in _LATER:
+        return Retryable(said, after=_retry_after(reply.headers.get("Retry-After")))
+    if reply.status in {401, 403}:
+        return Unauthorized(f"{said}: the key is not valid there")
+    return Undeliverable(f"{said}{_HINTS.get(reply.status, '')}")
 
-    id: list[str]
 
-
-async def _read(reply: aiohttp.ClientResponse) -> bytes:
-    body = b""
+async def _read(reply: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body; a little more than `limit` bytes of it at most."""
+    body = bytearray()
     async for chunk in reply.content.iter_any():
         body += chunk
-        if len(body) > _REPLY_LIMIT:
+        if len(body) > limit:
             break
-    return body
+    return bytes(body)
+
+
+def _found(body: bytes, exchange: str) -> Found | None:
+    for listed in _decoded(body, list[_Listed]):
+        metadata = listed.extra_metadata
+        mark = metadata.get("sidestream") if isinstance(metadata, dict) else None
+        if isinstance(mark, dict) and mark.get("exchange") == exchange:
+            return Found(listed.id)
+    return None
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Ambiguous("the answer is not an Explorer's; is `url` right?") from error
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait (RFC 9110, 10.2.3: a number or a date), five minutes at most; None for neither."""
+    """Seconds to wait (RFC 9110, 10.2.3: a number or a date); None for neither."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():
-        seconds = float(value)
-    else:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
-
-
-def _push(trace: Trace, mark: dict[str, Any]) -> bytes:
-    """The request body for one trace, as Explorer can take it."""
-    metadata = {f"{key}_" if key in _RESERVED_METADATA else key: value for key, value in trace.metadata.items()}
-    ours = metadata.get("sidestream")
-    metadata["sidestream"] = {**ours, **mark} if isinstance(ours, dict) else mark
-    messages = encoded(map(_message, trace.messages))
-    rest = msgspec.json.encode({"dataset": trace.dataset, "metadata": [metadata]})[1:]
-    return b"".join((b'{"messages":[', messages, b"],", rest))
-
-
-def _message(message: Message) -> Message:
-    copy: Message = _with_seams(message)
-    if isinstance(copy.get("content"), list):
-        copy["content"] = [_part(part) for part in copy["content"]]
-    if "tool_calls" in copy:
-        copy["tool_calls"] = [_tool_call(call) for call in copy["tool_calls"] or []]
-    return copy
-
-
-def _with_seams(value: Any) -> Any:
-    """A copy of a JSON value in which no text, as a key neither, says a word that Explorer acts on."""
-    if isinstance(value, str):
-        return _SEAMS.sub(_ZERO_WIDTH_SPACE, value) if _IN_ALL_SEAMS in value else value
-    if isinstance(value, list):
-        return [_with_seams(item) for item in value]
-    if isinstance(value, dict):
-        return {_with_seams(key): _with_seams(item) for key, item in value.items()}
-    return value
-
-
-def _part(part: Any) -> Any:
-    """A part of a content list; an image that is not inline fails the whole push, so it becomes a text."""
-    if not isinstance(part, dict) or part.get("type") != "image_url":
-        return part
-    image = part.get("image_url")
-    url = image.get("url") if isinstance(image, dict) else None
-    if isinstance(url, str) and _INLINE_IMAGE.match(url):
-        return part
-    return {"type": "text", "text": "[image that is not inline]"}
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call whose function has a name and whose arguments are an object, as Explorer insists."""
-    function = call.get("function")
-    if not isinstance(function, dict):
-        function = {} if function is None else {"arguments": function}
-    arguments = function.get("arguments", {})
-    if not isinstance(arguments, dict):
-        arguments = {"_raw": arguments}
-    return {**call, "function": {"name": "unknown", **function, "arguments": arguments}}
+        return float(value)
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None

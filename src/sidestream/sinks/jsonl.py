@@ -5,7 +5,7 @@ away or deleted, a full disk or a directory without permission is found out by t
 so is the sink. Several processes may write to the same file: a line and a rotation happen under an exclusive lock.
 
 A line is whole or not there: what a failed write left is cut off again, and a file that does not end with a line feed
-(after a crash) gets one before the next line.
+(after a crash) gets one before the next line. Whether a line was written before a crash is found out by looking for it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from sidestream.errors import Retryable, Undeliverable
-from sidestream.options import Duration, Secret, Size
-from sidestream.sinks.base import ATTEMPTS, BACKOFF, QUEUE, QUEUE_BYTES, Sink, encoded
+from sidestream.errors import Ambiguous, Retryable, Undeliverable
+from sidestream.options import Size
+from sidestream.sinks.base import Found, Sink, encoded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidestream.options import Secret
     from sidestream.traces.model import Trace
 
 _ROTATE = Size(100 << 20)
 _LOCK_TRIES = 50
 _LOCK_PAUSE = 0.01
+_SEARCHED_AT_ONCE = 4 << 20
+_SEARCHED_IN_ALL = 1 << 30
 # O_NONBLOCK: a pipe that nobody reads is refused below instead of holding the thread.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -46,27 +51,37 @@ class Jsonl(Sink):
     old files; a `rotate` of 0 never does that. Files are created 0600 and directories 0700; what exists keeps its mode.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | None = None,
-        rotate: Size = _ROTATE,
-        keep: int = 5,
-        queue: int = QUEUE,
-        queue_bytes: Size = QUEUE_BYTES,
-        attempts: int = ATTEMPTS,
-        backoff: Duration = BACKOFF,
-    ) -> None:
-        super().__init__(queue=queue, queue_bytes=queue_bytes, attempts=attempts, backoff=backoff)
+    per_key = False
+
+    def __init__(self, *, path: str | None = None, rotate: Size = _ROTATE, keep: int = 5) -> None:
         if keep < 0:
             raise ValueError("keep must be 0 or more")
         self.path = _resolved(path)
         self._rotate_at = rotate
         self._keep = keep
 
-    async def deliver(self, trace: Trace, credential: Secret | None) -> None:  # noqa: ARG002 (a file needs none)
+    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> None:  # noqa: ARG002 (a file)
         """Append `trace` in a thread."""
         await asyncio.to_thread(self._store, trace)
+
+    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:  # noqa: ARG002 (a file)
+        """Look for the line of `trace` in the file and the old ones, the newest first."""
+        try:
+            return await asyncio.to_thread(self._find, trace.id)
+        except OSError as error:
+            raise Retryable(f"cannot read {self.path}: {error.strerror or type(error).__name__}") from error
+
+    def _find(self, exchange: str) -> Found | None:
+        begin = msgspec.json.encode({"id": exchange})[:-1] + b","
+        left = _SEARCHED_IN_ALL
+        # A rotation in the middle of this moves lines on to a file that is looked at later.
+        for name in (self.path, *(Path(f"{self.path}.{n}") for n in range(1, self._keep + 1))):
+            with contextlib.suppress(FileNotFoundError), name.open("rb") as file:
+                if (left := left - os.fstat(file.fileno()).st_size) < 0:
+                    raise Ambiguous(f"{name} is too large to be searched")
+                if any(_is_whole(line) for line in _lines_with(begin, file)):
+                    return Found()
+        return None
 
     def _store(self, trace: Trace) -> None:
         line = _line(trace)
@@ -151,6 +166,30 @@ def _line(trace: Trace) -> bytes:
             return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise Undeliverable(f"the trace is not JSON: {type(error).__name__}") from error
+
+
+def _lines_with(begin: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """The lines that begin so; found without a look at each line."""
+    place, tail = 0, b"\n"
+    wanted = b"\n" + begin
+    while data := file.read(_SEARCHED_AT_ONCE):
+        window = tail + data
+        at = -1
+        while (at := window.find(wanted, at + 1)) >= 0:
+            file.seek(place - len(tail) + at + 1)
+            yield file.readline()
+        place += len(data)
+        file.seek(place)
+        tail = window[-len(wanted) + 1 :]
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether it was written to its end; a crash may have cut it off, and another writer begun a new line then."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n")
 
 
 def _lock(descriptor: int) -> None:

@@ -88,11 +88,18 @@ class Directory:
 
 
 def _socket_path(path: Path) -> Path:
-    there = path / "recorder.sock"
-    if len(os.fsencode(there)) <= _LONGEST_SOCKET_PATH:
-        return there
-    name = hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()
-    return Path(tempfile.gettempdir()) / f"sidestream-{os.getuid()}" / f"{name}.sock"
+    """In the directory, or where temporary files are: the first of these whose name is short enough for a socket."""
+    name = f"sidestream-{os.getuid()}/{hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()}.sock"
+    places = path / "recorder.sock", Path(tempfile.gettempdir()) / name, Path("/tmp") / name  # noqa: S108  # made private
+    return next((place for place in places if len(os.fsencode(place)) <= _LONGEST_SOCKET_PATH), places[-1])
+
+
+def vacate(socket: Path) -> None:
+    """Leave nothing behind of a socket; neither a directory elsewhere, unless somebody else's is in there, too."""
+    with contextlib.suppress(OSError):
+        socket.unlink(missing_ok=True)
+        if not (socket.parent / "journal").exists():
+            socket.parent.rmdir()
 
 
 def private_parent(socket: Path) -> None:

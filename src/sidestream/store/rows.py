@@ -92,3 +92,30 @@ class Delivery:
     """Why it is where it is, in words of ours."""
     remote: str | None = None
     """What the destination calls it, where it said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """An exchange understood anew. Without a trace only the `error` is noted; what was understood before stays."""
+
+    sequence: int
+    trace: Trace | None
+    error: str | None
+    sinks: Sequence[str] = ()
+    """The names of the sinks it is to be delivered to, again or for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """Deliveries that begin anew: how many, and the sinks and lanes they are in."""
+
+    count: int
+    lanes: list[tuple[str, Lane]]
+
+
+class Pruned(NamedTuple):
+    """What one step of retention removed: exchanges, bytes, and whether there may be more to remove."""
+
+    exchanges: int
+    bytes: int
+    more: bool

@@ -29,6 +29,7 @@ _APPEND_SECONDS = 0.02
 
 @dataclass
 class _Failure:
+    method: str
     status: int
     times: int
     retry_after: str | None
@@ -40,7 +41,8 @@ class _Failure:
 class FakeExplorer:
     """``async with FakeExplorer() as explorer:`` serves at `url` and keeps what is pushed in `traces`.
 
-    `requests` has the method and path of every request so far; `policies` is what the policy endpoint answers.
+    `requests` has the method and path of every request so far; `policies` is what the policy endpoint answers. Keys in
+    `refused` get a 401.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class FakeExplorer:
         self.traces: list[PushedTrace] = []
         self.requests: list[tuple[str, str]] = []
         self.policies: list[dict[str, Any]] = []
+        self.refused: set[str] = set()
         self._failures: list[_Failure] = []
         self._appending: set[str] = set()
         self._frozen = False
@@ -67,11 +70,24 @@ class FakeExplorer:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        await self._listen(0)
+        self.url = f"http://127.0.0.1:{self._port}"
         return self
+
+    async def _listen(self, port: int) -> None:
+        self._site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await self._site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def go_down(self) -> None:
+        """Be gone: nobody listens, and what was connected is cut off. What was pushed is kept."""
+        await self._site.stop()
+        if self._runner.server:
+            await self._runner.server.shutdown(0.01)  # 0 would be for ever
+
+    async def come_back(self) -> None:
+        """Listen again, at the same address."""
+        await self._listen(self._port)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,22 +100,28 @@ class FakeExplorer:
         """Whether two appends to one trace at a time have brought the server to a standstill, for good."""
         return self._frozen
 
+    def exchanges(self, dataset: str | None = None) -> list[str]:
+        """Which exchanges the traces say to be, in order of arrival; of one dataset, or of all."""
+        traces = [trace for trace in self.traces if dataset is None or trace.dataset == dataset]
+        return [trace.metadata["sidestream"]["exchange"] for trace in traces]
+
     def fail_next(
         self,
         status: int = 503,
         times: int = 1,
         *,
+        method: str = "POST",
         retry_after: str | float | None = None,
         store: bool = False,
         hang: bool = False,
         drop: bool = False,
     ) -> None:
-        """Make the next `times` POSTs fail with `status` (after those already scripted).
+        """Make the next `times` requests of `method` fail with `status` (after those already scripted for it).
 
         `store` stores the push all the same; `hang` never answers; `drop` closes the connection without an answer.
         """
         header = None if retry_after is None else str(retry_after)
-        self._failures.append(_Failure(status, times, header, store, hang, drop))
+        self._failures.append(_Failure(method, status, times, header, store, hang, drop))
 
     async def wait_for(self, n: int, timeout: float = 5.0) -> list[PushedTrace]:  # noqa: ASYNC109 (reads best in a test)
         """The traces, once there are `n` of them; `TimeoutError` after `timeout` seconds."""
@@ -135,28 +157,32 @@ class FakeExplorer:
             return web.Response(status=307, headers={"Location": request.path.rstrip("/")})
         if request.method == "POST":
             await request.read()
-            if failure := self._next_failure():
-                return await self._fail(failure, request, handler)
+        if failure := self._next_failure(request.method):
+            return await self._fail(failure, request, handler)
         return await self._answered(request, handler)
 
     async def _answered(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            _key_of(request)
+            self._let_in(request)
             return await handler(request)
         except Refused as refused:
             return _json({"detail": str(refused)}, refused.status)
         except web.HTTPNotFound:
             return _json({"detail": "Not Found"}, 404)
 
-    def _next_failure(self) -> _Failure | None:
-        if not self._failures:
+    def _let_in(self, request: web.Request) -> None:
+        if _key_of(request) in self.refused:
+            raise Refused(401, "You must provide a valid API key.")
+
+    def _next_failure(self, method: str) -> _Failure | None:
+        failure = next((failure for failure in self._failures if failure.method == method), None)
+        if failure is None:
             return None
-        failure = self._failures[0]
         failure.times -= 1
         if failure.times <= 0:
-            self._failures.pop(0)
+            self._failures.remove(failure)
         return failure
 
     async def _fail(

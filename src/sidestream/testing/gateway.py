@@ -40,10 +40,11 @@ async def gateway(
 ) -> AsyncIterator[str]:
     """Run a gateway in front of `upstream`, as the daemon would; yields the URL of its prefix.
 
-    `config` are sections of the configuration (``middlewares=[…]``, ``sinks=[…]``); there are no sinks unless given.
-    `limits` are the upstream's.
+    `config` are sections of the configuration (``middlewares=[…]``, ``sinks=[…]``). Unless given, there are no sinks,
+    and exchanges go through memory. `limits` are the upstream's.
     """
-    sections = {"sinks": [], **config, "upstreams": {"anthropic": {"url": upstream, **(limits or {})}}}
+    upstreams = {"anthropic": {"url": upstream, **(limits or {})}}
+    sections = {"sinks": [], "recorder": {"mode": "none"}, **config, "upstreams": upstreams}
     app = create_app(sections, raw_request_bodies=True)
     async with serving(
         app,

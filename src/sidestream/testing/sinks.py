@@ -5,36 +5,40 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sidestream.options import Duration, Secret
-from sidestream.sinks.base import Sink
+from sidestream.sinks.base import Found, Sink
 
 if TYPE_CHECKING:
+    from sidestream.options import Secret
     from sidestream.traces.model import Trace
-
-_NO_WAIT = Duration(0)
 
 
 class ListSink(Sink):
-    """Keeps every trace in `traces`, in order of arrival, and what each came with in `credentials`.
+    """Keeps every trace in `traces`, in order of arrival, and what each came with in `credentials` and `attempts`.
 
     What `failures` holds is raised first, one per attempt: ``sink.failures.append(Retryable("not now"))``.
     """
 
-    def __init__(self, *, attempts: int = 8, backoff: Duration = _NO_WAIT) -> None:
-        super().__init__(attempts=attempts, backoff=backoff)
+    def __init__(self) -> None:
         self.traces: list[Trace] = []
         self.credentials: list[Secret | None] = []
-        self.failures: list[Exception] = []
+        self.attempts: list[int] = []
+        self.failures: list[BaseException] = []
         self._arrived = asyncio.Condition()
 
-    async def deliver(self, trace: Trace, credential: Secret | None) -> None:
+    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
         """Keep it."""
         if self.failures:
             raise self.failures.pop(0)
         async with self._arrived:
             self.traces.append(trace)
             self.credentials.append(credential)
+            self.attempts.append(attempt)
             self._arrived.notify_all()
+        return None
+
+    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:  # noqa: ARG002 (it has no users)
+        """Whether it is kept already."""
+        return Found() if any(kept.id == trace.id for kept in self.traces) else None
 
     async def wait_for(self, n: int, timeout: float = 5.0) -> list[Trace]:  # noqa: ASYNC109 (reads best in a test)
         """The traces, once there are `n` of them; `TimeoutError` after `timeout` seconds."""

@@ -1,7 +1,8 @@
 """A captured exchange in pieces, as they came: what the relay hands over, and what the recorder reads.
 
 Entries go through the journal, or through memory. Each is a kind, the number of its exchange (unique within one relay's
-life), a time, and bytes. `Recording` writes those of one exchange; `sidestream.traces.gathering` reads them.
+life), a time, and bytes. `sidestream.traces.recording` writes those of one exchange; `sidestream.traces.gathering`
+reads them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
 
 class Kind(enum.IntEnum):
@@ -93,55 +94,3 @@ class Intake(Protocol):
 
     def committed(self, number: int) -> Awaitable[None]:
         """Wait until all that was put so far for this exchange survives a power cut; `OSError` if it cannot be."""
-
-
-class Recording:
-    """One exchange on its way into an intake. `begin` is asked for when there is something to tell, at the latest."""
-
-    def __init__(self, intake: Intake, begin: Callable[[], Begin]) -> None:
-        self._intake = intake
-        self._begin = begin
-        self._number: int | None = None
-        self._begun = False
-
-    @property
-    def lost(self) -> bool:
-        """Whether the intake had no room for it."""
-        return self._begun and self._number is None
-
-    def request(self, data: bytes) -> None:
-        """These bytes went upstream."""
-        self._put(Kind.REQUEST, 0.0, data)
-
-    def head(self, head: Head) -> None:
-        """The upstream has answered."""
-        self._put(Kind.HEAD, head.time_to_first_byte, msgspec.msgpack.encode(head))
-
-    def response(self, data: bytes, time: float) -> None:
-        """These bytes went downstream."""
-        self._put(Kind.RESPONSE, time, data)
-
-    def end(self, end: End) -> None:
-        """It is over."""
-        self._put(Kind.END, end.duration, msgspec.msgpack.encode(end))
-
-    def abandon(self) -> None:
-        """It is not to become a trace."""
-        if self._number is not None:
-            self._put(Kind.ABANDON, 0.0, b"")
-
-    async def commit(self, end: End) -> None:
-        """Wait until what was recorded so far survives a power cut; `OSError` if it cannot, or was not taken at all."""
-        self._put(Kind.COMMIT, end.duration, msgspec.msgpack.encode(end))
-        if self._number is None:
-            raise OSError("the exchange was not taken")
-        await self._intake.committed(self._number)
-
-    def _put(self, kind: Kind, time: float, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            self._number = self._intake.open()
-            if self._number is not None:
-                self._put(Kind.BEGIN, 0.0, msgspec.msgpack.encode(self._begin()))
-        if self._number is not None and not self._intake.put(kind, self._number, time, data):
-            self._number = None

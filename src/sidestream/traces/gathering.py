@@ -1,12 +1,13 @@
 """Entries in, records out: the pieces of many exchanges at once, put together again.
 
-Sans-IO. What is gathered of a body beyond a megabyte lies in an unlinked temporary file, so that hundreds of long
-exchanges under way do not fill the memory.
+Sans-IO, but for one thing: what is gathered of a body beyond a megabyte lies in an unlinked file in the folder that is
+given for it, so that hundreds of long exchanges under way do not fill the memory. Without a folder it stays there.
 """
 
 from __future__ import annotations
 
 import array
+import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,23 @@ from sidestream.traces.entries import Begin, End, Entry, Head, Kind
 from sidestream.traces.record import Record
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
     from pathlib import Path
 
 _IN_MEMORY = 1 << 20
+_BEGIN, _RESPONSE = int(Kind.BEGIN), int(Kind.RESPONSE)  # compared per entry; several times faster than the members
 
 
 class _Body:
     """A body under way: its bytes, the lengths of its chunks and their times."""
 
     def __init__(self, folder: Path | None) -> None:
-        where = None if folder is None else str(folder)
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=where)  # noqa: SIM115  # lives as long as this
+        self._folder = folder
+        self._file: io.FileIO | None = None
+        self._spilled = 0
+        self._rest = bytearray()
+        """What is not in the file."""
         self.lengths = array.array("Q")
         self.times = array.array("d")
         self.truncated = False
@@ -36,20 +42,20 @@ class _Body:
     def add(self, data: bytes, time: float) -> None:
         if self.truncated:
             return
-        size = self._file.tell()
-        try:
-            self._file.write(data)
-        except OSError:
-            self.truncated = True
-            self._file.seek(size)
-            return
+        self._rest += data
         self.lengths.append(len(data))
         self.times.append(time)
+        if self._folder is not None and len(self._rest) > _IN_MEMORY:
+            self._spill()
 
     def read(self) -> bytes:
-        self._file.seek(0)
-        data: bytes = self._file.read()
-        return data
+        """All its bytes; where the file cannot be read, none: then it has no chunks either."""
+        try:
+            return self._from_file() + self._rest
+        except OSError:
+            self.truncated = True
+            self.lengths, self.times = array.array("Q"), array.array("d")
+            return b""
 
     def chunks(self) -> tuple[bytes, ...]:
         """The chunks as they came; copied one by one."""
@@ -61,17 +67,49 @@ class _Body:
         return tuple(ends)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    __del__ = close  # a gathering may be dropped as it is
+
+    def _spill(self) -> None:
+        """Move what is in memory to the file; without room for it, it stays, and nothing more is taken."""
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115  # lives as long as this
+            rest = memoryview(self._rest)
+            while rest:
+                count = os.pwrite(self._file.fileno(), rest, self._spilled + len(self._rest) - len(rest))
+                rest = rest[count:]
+        except OSError:
+            self.truncated = True
+            return
+        self._spilled += len(self._rest)
+        self._rest = bytearray()
+
+    def _from_file(self) -> bytes:
+        if self._file is None:
+            return b""
+        data = bytearray(self._spilled)
+        self._file.seek(0)
+        view = memoryview(data)
+        while view:
+            count = self._file.readinto(view)
+            if not count:
+                raise OSError("the file of a body is shorter than what was written to it")
+            view = view[count:]
+        return bytes(data)
 
 
 class _State(msgspec.Struct):
-    """An exchange under way, packed (`Gathering.pack`)."""
+    """An exchange under way, packed (`Gathering.pack`). Of a body: bytes, lengths, times, and whether truncated."""
 
     begin: Begin
     head: Head | None
     commit: End | None
-    request: tuple[bytes, bytes, bytes]
-    response: tuple[bytes, bytes, bytes]
+    last: float
+    request: tuple[bytes, bytes, bytes, bool]
+    response: tuple[bytes, bytes, bytes, bool]
 
 
 class _Open:
@@ -129,7 +167,7 @@ class Gathering:
 
     def _add(self, entry: Entry) -> Record | None:
         kind, number, time, data = entry
-        if kind == Kind.BEGIN:
+        if kind == _BEGIN:
             self.forget(number)
             self._open[number] = _Open(msgspec.msgpack.decode(data, type=Begin), self._folder)
             return None
@@ -137,7 +175,7 @@ class Gathering:
         if exchange is None:
             return None
         exchange.last = max(exchange.last, time)
-        if kind == Kind.RESPONSE:
+        if kind == _RESPONSE:
             exchange.response.add(data, time)
         elif kind == Kind.REQUEST:
             exchange.request.add(data, time)
@@ -172,7 +210,7 @@ class Gathering:
         """What was gathered of an open exchange, as bytes."""
         exchange = self._open[number]
         bodies = _packed(exchange.request), _packed(exchange.response)
-        return msgspec.msgpack.encode(_State(exchange.begin, exchange.head, exchange.commit, *bodies))
+        return msgspec.msgpack.encode(_State(exchange.begin, exchange.head, exchange.commit, exchange.last, *bodies))
 
     def unpack(self, number: int, packed: bytes) -> None:
         """Take up an exchange as `pack` left it; `ValueError` if these bytes are not from there."""
@@ -181,12 +219,14 @@ class Gathering:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ValueError("not a packed exchange") from error
         exchange = _Open(state.begin, self._folder)
-        exchange.head, exchange.commit = state.head, state.commit
-        for body, (data, lengths, times) in ((exchange.request, state.request), (exchange.response, state.response)):
+        exchange.head, exchange.commit, exchange.last = state.head, state.commit, state.last
+        packed_bodies = (exchange.request, state.request), (exchange.response, state.response)
+        for body, (data, lengths, times, truncated) in packed_bodies:
             position = 0
             for length, time in zip(_unpacked("Q", lengths), _unpacked("d", times), strict=True):
                 body.add(data[position : position + length], time)
                 position += length
+            body.truncated |= truncated
         self.forget(number)
         self._open[number] = exchange
 
@@ -195,8 +235,8 @@ def _fields(struct: msgspec.Struct) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
-def _packed(body: _Body) -> tuple[bytes, bytes, bytes]:
-    return body.read(), body.lengths.tobytes(), body.times.tobytes()
+def _packed(body: _Body) -> tuple[bytes, bytes, bytes, bool]:
+    return body.read(), body.lengths.tobytes(), body.times.tobytes(), body.truncated
 
 
 def _unpacked(typecode: str, data: bytes) -> array.array[Any]:

@@ -37,7 +37,9 @@ class Keys:
     def seen(self, key: Secret) -> str:
         """Take note of a key; returns its fingerprint, 32 hex digits."""
         fingerprint = self._fingerprints.get(key)
-        if fingerprint is None:
+        if fingerprint is not None:
+            self._keys[fingerprint] = self._keys.pop(fingerprint)
+        else:
             fingerprint = hashlib.blake2b(key.reveal().encode(), key=self._secret, digest_size=16).hexdigest()
             self.add(fingerprint, key)
         now = time.monotonic()

@@ -138,7 +138,8 @@ class Exchange:
         self.ended: float | None = None
         self.before_end: list[Callable[[], Awaitable[None]]] = []
         """Awaited before the last byte of the response (before the head of one without a body), when the observers have
-        been told of all the others. If one raises, the transfer is broken off. Usually empty."""
+        been told of all the others; no limit of ours bounds it. If one raises, the transfer is broken off. Usually
+        empty."""
         self.response: web.StreamResponse | None = None
         """The relayed response, once it has begun."""
         self.head: ResponseHead | None = None

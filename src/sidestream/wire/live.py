@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from sidestream.stats import Histogram, status_name
 from sidestream.tasks import spawn, where
 from sidestream.wire.exchange import Outcome
 
@@ -42,8 +43,10 @@ class Swept(Protocol):
 class Counters:
     """What the data plane counts; since the start, never reset."""
 
-    exchanges: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Ended exchanges by outcome."""
+    exchanges: collections.Counter[tuple[str, str, str]] = field(default_factory=collections.Counter)
+    """Ended exchanges by provider, status and outcome."""
+    time_to_first_byte: dict[str, Histogram] = field(default_factory=lambda: collections.defaultdict(Histogram))
+    """By provider."""
     rejected: collections.Counter[str] = field(default_factory=collections.Counter)
     """Answers of our own by ``x-sidestream-error`` code."""
     observer_failures: int = 0
@@ -59,6 +62,8 @@ class Live:
         self.counters = Counters()
         self.closing = False
         """Whether the server is shutting down: then a cancellation is its doing and not the client's."""
+        self.ready = True
+        """Whether new clients should come here, as a load balancer asks; it stops before anything else does."""
         self._exchanges: set[Exchange] = set()
         self._relays: dict[Exchange, Swept] = {}
         self._idle = asyncio.Event()
@@ -78,17 +83,20 @@ class Live:
         if not exchange.exact:
             self.counters.inexact += 1
         outcome = exchange.outcome or Outcome.CANCELLED
-        self.counters.exchanges[outcome] += 1
+        provider, status = exchange.provider.name, exchange.head.status if exchange.head else None
+        self.counters.exchanges[provider, status_name(status), outcome] += 1
+        if exchange.first_byte is not None:
+            self.counters.time_to_first_byte[provider].add(exchange.first_byte - exchange.started)
         if not self._exchanges:
             self._idle.set()
         log.info(
             "exchange_ended",
             exchange=exchange.id,
             dataset=exchange.dataset,
-            provider=exchange.provider.name,
+            provider=provider,
             method=exchange.method,
             path=exchange.path,
-            status=exchange.head.status if exchange.head else exchange.error_code,
+            status=status or exchange.error_code,
             outcome=outcome.value,
             seconds=round((exchange.ended or exchange.started) - exchange.started, 4),
         )

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
-from sidestream.errors import ClientDisconnected, GatewayError, RelayError, ShutDown, TimedOut, UpstreamFailed
+from sidestream.errors import (
+    ClientDisconnected,
+    GatewayError,
+    NotRecorded,
+    RelayError,
+    ShutDown,
+    TimedOut,
+    UpstreamFailed,
+)
 from sidestream.wire import headers
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, ResponseHead
 from sidestream.wire.sockets import closed_by_peer, reset
@@ -62,8 +70,8 @@ async def only_upstream_head(_request: web.Request, response: web.StreamResponse
 class _Relay:
     """One exchange on its way.
 
-    It says what it waits for in `_limit` and counts its steps in `_steps`; the sweep sees a limit pass when neither has
-    changed for that long, and interrupts the task.
+    It says what it waits for in `_limit` ("" for what is under no limit of ours) and counts its steps in `_steps`; the
+    sweep sees a limit pass when neither has changed for that long, and interrupts the task.
     """
 
     def __init__(self, request: web.Request, exchange: Exchange, upstream: Upstream, live: Live) -> None:
@@ -86,7 +94,7 @@ class _Relay:
         """Interrupt the relay when its client has gone or a limit has passed."""
         if self._client_gone() or (self._limit == "write" and not self._upload.answered and self._client_closed()):
             self._interrupt(ClientDisconnected("the client closed the connection"))
-        elif self._steps != self._swept:
+        elif self._steps != self._swept or not self._limit:
             self._swept = self._steps
             self._swept_at = now
         elif now - self._swept_at >= getattr(self._upstream.limits, self._limit):
@@ -175,15 +183,19 @@ class _Relay:
         try:
             self._wait("write")
             self._check_first()
-            if exchange.before_end and answer.content.at_eof():
-                await exchange.hold_the_end()
+            head = ResponseHead(answer.status, answer.reason or "", kept)
+            head_is_all = answer.content.at_eof()
+            if exchange.before_end and head_is_all:
+                exchange.response_head(head)
+                await self._hold_the_end()
             try:
                 await down.prepare(self._request)
             except (ConnectionError, aiohttp.ClientError) as error:
                 raise ClientDisconnected("the client left before the response's head") from error
             exchange.response = down
-            exchange.response_head(ResponseHead(answer.status, answer.reason or "", kept))
-            if exchange.before_end and not answer.content.at_eof():
+            if exchange.head is None:
+                exchange.response_head(head)
+            if exchange.before_end and not head_is_all:
                 await self._copy_but_the_end(answer.content, down)
             else:
                 await self._copy(answer.content, down)
@@ -228,8 +240,14 @@ class _Relay:
                 left -= len(chunk)
                 chunk, last = (chunk[:-1], chunk[-1:]) if left == 0 else (chunk, b"")
             await self._write(down, chunk, chunk + last)
-        await self._exchange.hold_the_end()
+        await self._hold_the_end()
         await self._write(down, last, b"")
+
+    async def _hold_the_end(self) -> None:
+        """Await `Exchange.before_end`; how long that may take is for those to say who hold it."""
+        self._wait("")
+        await self._exchange.hold_the_end()
+        self._wait("write")
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """The upstream's next chunk; empty at the end."""
@@ -288,7 +306,7 @@ class _Relay:
             settle(Outcome.TIMED_OUT, error)
         else:
             settle(Outcome.CANCELLED, error)
-        self._break_off(down, gently=isinstance(error, UpstreamFailed))
+        self._break_off(down, gently=isinstance(error, UpstreamFailed | NotRecorded))
         return error
 
     def _break_off(self, down: web.StreamResponse, *, gently: bool) -> None:

@@ -1,4 +1,4 @@
-"""The standalone gateway as a process: its ready line, its end, and what it never prints."""
+"""A relay under its supervisor, as ``sidestream serve`` starts them: signals, reloads, and what is never printed."""
 
 from __future__ import annotations
 
@@ -6,73 +6,23 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from rawhttp import connect, exchange, post
-from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
+from serving import serving
+from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sidestream.testing import ScriptedUpstream
 
 EVENT = b'event: ping\ndata: {"type": "ping"}\n\n'
-
-
-class Daemon:
-    """A running ``sidestream serve``."""
-
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    async def end(self, *signals: signal.Signals) -> tuple[int, str]:
-        """Send signals, the second once the first was heard; returns the exit status and the log."""
-        assert self.process.stderr is not None
-        log = b""
-        async with asyncio.timeout(20):
-            for number in signals:
-                self.process.send_signal(number)
-                while b"draining_started" not in log and (line := await self.process.stderr.readline()):
-                    log += line
-            _out, err = await self.process.communicate()
-        assert self.process.returncode is not None
-        return self.process.returncode, (log + err).decode()
-
-
-@contextlib.asynccontextmanager
-async def daemon(folder: Path, upstream: str, **sections: Any) -> AsyncIterator[Daemon]:
-    """Start the gateway as a user would, with a configuration file."""
-    config = {
-        "upstreams": {"anthropic": {"url": upstream}},
-        "sinks": [{"jsonl": {"path": str(folder / "traces.jsonl")}}],
-        **sections,
-    }
-    file = folder / "sidestream.yaml"
-    file.write_text(yaml.safe_dump(config))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidestream", "serve", "-c", str(file), "--port", "0"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            ready = (await process.stdout.readline()).decode()
-        match = re.search(r"http://127\.0\.0\.1:\d+/api/v1/gateway/my-agent/anthropic", ready)
-        assert match, ready
-        yield Daemon(process, match[0])
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 async def refused(url: str) -> None:
@@ -96,7 +46,7 @@ async def test_a_signal_lets_a_stream_finish_and_its_trace_arrive(
         await connection.send(chunk(EVENT) + chunk(b""))
 
     upstream.script = script
-    async with daemon(tmp_path, upstream.url) as running, connect(running.url) as client:
+    async with serving(tmp_path, upstream.url) as running, connect(running.url) as client:
         await client.send(post())
         await client.until(EVENT)
         ending = asyncio.create_task(running.end(number))
@@ -120,7 +70,7 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path, upstream: ScriptedU
         await connection.closed_by_peer()
 
     upstream.script = script
-    async with daemon(tmp_path, upstream.url, server={"drain": "1h"}) as running, connect(running.url) as client:
+    async with serving(tmp_path, upstream.url, server={"drain": "1h"}) as running, connect(running.url) as client:
         await client.send(post())
         await client.until(EVENT)
         status, _log = await running.end(signal.SIGTERM, signal.SIGTERM)
@@ -133,7 +83,7 @@ async def test_a_stream_that_outlasts_the_drain_is_cut_and_traced(tmp_path: Path
         await connection.closed_by_peer()
 
     upstream.script = script
-    async with daemon(tmp_path, upstream.url, server={"drain": "200ms"}) as running, connect(running.url) as client:
+    async with serving(tmp_path, upstream.url, server={"drain": "200ms"}) as running, connect(running.url) as client:
         await client.send(post())
         await client.until(EVENT)
         status, log = await running.end(signal.SIGTERM)
@@ -165,7 +115,7 @@ async def test_no_key_reaches_a_log_a_trace_or_an_error(tmp_path: Path, upstream
         f"POST {path} HTTP/1.1\r\nHost: g\r\nx-api-key: {canary}\x01\r\n\r\n".encode(),
         f"{canary} {path}\r\n\r\n".encode(),
     ]
-    async with daemon(tmp_path, upstream.url) as running:
+    async with serving(tmp_path, upstream.url) as running:
         answers = [await exchange(running.url, request) for request in requests]
         health = await exchange(running.url, b"GET /api/v1/gateway/health HTTP/1.1\r\nHost: g\r\n\r\n", method="GET")
         status, log = await running.end(signal.SIGTERM)
@@ -193,7 +143,8 @@ async def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path, upstream: S
 async def test_a_log_that_cannot_be_written_is_nobody_elses_trouble(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Standard error is a pipe that nobody reads, and then one whose reader has gone."""
     file = tmp_path / "sidestream.yaml"
-    file.write_text(yaml.safe_dump({"upstreams": {"anthropic": {"url": upstream.url}}, "sinks": []}))
+    config = {"upstreams": {"anthropic": {"url": upstream.url}}, "recorder": {"mode": "none"}, "sinks": []}
+    file.write_text(yaml.safe_dump(config))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):
@@ -243,3 +194,115 @@ async def test_a_configuration_that_cannot_work_is_refused_with_every_problem(tm
     assert 2 == process.returncode
     assert "middlewares[1].stream_tee.limt: unknown option, did you mean 'limit'?" in err.decode()
     assert "jsonl" in err.decode()
+
+
+async def ok(_received: Received, connection: Connection) -> None:
+    await connection.send(response(b"{}"))
+
+
+async def test_a_relay_that_is_killed_is_replaced_and_what_was_counted_stays(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = ok
+    async with serving(tmp_path, upstream.url) as running:
+        assert 200 == (await exchange(running.url, post())).status
+        victim = (await running.until("process_started", kind="relay"))["pid"]
+        os.kill(victim, signal.SIGKILL)
+        died = await running.until("process_died")
+        assert ("relay", victim, "SIGKILL") == (died["kind"], died["pid"], died["signal"])
+        assert 200 == (await exchange(running.url, post())).status
+        assert 0 == (await running.end(signal.SIGTERM))[0]
+
+
+async def test_when_the_supervisor_is_killed_relays_let_go_of_the_port_and_streams_finish(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await go_on.wait()
+        await connection.send(chunk(EVENT) + chunk(b""))
+
+    upstream.script = script
+    async with serving(tmp_path, upstream.url) as running, connect(running.url) as client:
+        await client.send(post())
+        await client.until(EVENT)
+        running.process.kill()
+        await refused(running.url)
+        go_on.set()
+        assert (await client.rest() or b"").endswith(b"0\r\n\r\n")
+        async with asyncio.timeout(20):
+            _out, rest = await running.process.communicate()  # ends when the last process that has the pipe does
+    assert b"supervisor_lost" in rest
+
+
+async def test_a_reload_takes_effect_and_a_stream_of_before_it_finishes(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await go_on.wait()
+        await connection.send(chunk(EVENT) + chunk(b""))
+
+    upstream.script = script
+    async with serving(tmp_path, upstream.url) as running, connect(running.url) as client:
+        await client.send(post())
+        await client.until(EVENT)
+        health = running.base.rsplit("/", 1)[0] + "/other/health"
+        path = health.partition("//")[2].partition("/")[2]
+        refused = await running.reload("reload_refused", server={"port": 7, "prot": 1})
+        assert "server.prot" == refused["problems"][0]["path"]
+        refused = await running.reload("reload_refused", server={"host": "::1"}, recorder={"mode": "thread"})
+        assert ["recorder.dir", "recorder.mode"] == [problem["path"] for problem in refused["problems"]]
+        config = {"mode": "none", "dir": str(tmp_path / "data")}
+        await running.reload(server={"prefix": "/api/v1/other"}, recorder=config)
+        answer = await exchange(running.url, f"GET /{path} HTTP/1.1\r\nHost: g\r\n\r\n".encode(), method="GET")
+        assert 200 == answer.status
+        go_on.set()
+        assert await client.until(chunk(b""))
+        await client.send(post())
+        assert b"connection: close" in (await client.until(b"\r\n\r\n")).lower()
+        await client.closed()
+        await running.until("process_ended", kind="relay")
+        assert 0 == (await running.end(signal.SIGTERM))[0]
+
+
+async def test_reloads_under_load_fail_no_request(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Clients that keep their connections, as long as the gateway does, and open new ones."""
+    upstream.script = ok
+    statuses: list[int] = []
+    enough = asyncio.Event()
+
+    async def load(url: str) -> None:
+        while not enough.is_set():
+            async with connect(url) as client:
+                kept = True
+                while kept and not enough.is_set():
+                    await client.send(post())
+                    answer = await client.answer()
+                    assert answer.complete
+                    statuses.append(answer.status)
+                    kept = answer.field("Connection") != "close"
+
+    async with serving(tmp_path, upstream.url, sinks=[]) as running:
+        clients = [asyncio.ensure_future(load(running.url)) for _ in range(3)]
+        for reloads in range(1, 3):
+            running.process.send_signal(signal.SIGHUP)
+            await running.until("process_started", 2 * reloads)
+            running.process.send_signal(signal.SIGHUP)  # heard while the first is being heeded
+            await running.until("reload_finished", 2 * reloads)
+        enough.set()
+        await asyncio.gather(*clients)
+        assert 0 == (await running.end(signal.SIGTERM))[0]
+    assert {200} == set(statuses)
+    assert not running.logged("process_died")
+
+
+async def test_it_listens_on_every_address_of_a_name(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    upstream.script = ok
+    async with serving(tmp_path, upstream.url, host="localhost") as running:
+        assert running.base.startswith("http://localhost:")
+        assert 200 == (await exchange(running.url, post())).status

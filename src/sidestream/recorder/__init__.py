@@ -1,0 +1,1 @@
+"""The recorder: the trace plane as one small asyncio program, wherever it runs."""

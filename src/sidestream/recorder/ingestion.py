@@ -1,0 +1,180 @@
+"""From captured exchanges to the store: reads them in order, understands them, and has them committed.
+
+One batch after the other: read, understand (in a thread, for it takes the time it takes), commit (in the store's
+thread), and only then let the source forget. A store that cannot be written to is tried again for as long as it takes.
+What fails for a reason nobody thought of is tried piece by piece, so that one exchange cannot hold up all that follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from sidestream.errors import SidestreamError
+from sidestream.store.rows import Item, Lane
+from sidestream.tasks import where
+from sidestream.traces.understanding import understand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sidestream.providers.base import Provider
+    from sidestream.sinks.base import Sink
+    from sidestream.store.reading import Batch
+    from sidestream.store.shelf import Shelf
+    from sidestream.traces.model import Trace
+    from sidestream.traces.record import Record
+
+log = structlog.get_logger()
+
+_MOST_BYTES = 8 << 20
+_POLL = 0.05
+_RETRY = 1.0
+_TRIES = 3
+"""How often a batch is tried that cannot be stored for a reason nobody thought of, before its parts are."""
+
+
+class Source(Protocol):
+    """Where captured exchanges come from: journals, or memory. Called in a thread, one call at a time."""
+
+    def read(self, most_bytes: int) -> Batch:
+        """What has come since, about `most_bytes` of it."""
+
+    def done(self, batch: Batch) -> None:
+        """It is in the store and can be forgotten."""
+
+
+class Ingestion:
+    """Drives `source` into the store; `stored` is told which lanes have something new, by sink."""
+
+    def __init__(
+        self,
+        source: Source,
+        shelf: Shelf,
+        providers: Mapping[str, Provider],
+        sinks: Sequence[Sink],
+        stored: Callable[[str, set[Lane]], None],
+        arrived: asyncio.Event,
+    ) -> None:
+        self.received = 0
+        self.understood = 0
+        self.failed = 0
+        self.store_failures = 0
+        self._source = source
+        self._shelf = shelf
+        self._providers = providers
+        self._sinks = sinks
+        self._stored = stored
+        self._arrived = arrived
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidestream understanding")
+        self._failing = False
+        self._finishing = False
+
+    async def run(self) -> None:
+        """Take in what comes, and, once `finish` was called, all there is."""
+        while True:
+            finishing = self._finishing
+            self._arrived.clear()
+            if await self.step():
+                continue
+            if finishing:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL):
+                    await self._arrived.wait()
+
+    def finish(self) -> None:
+        """Have `run` come to its end."""
+        self._finishing = True
+        self._arrived.set()
+
+    def close(self) -> None:
+        """Let go of the thread, when `run` has ended."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def step(self) -> bool:
+        """Take in one batch; whether there was any."""
+        loop = asyncio.get_running_loop()
+        batch, items = await loop.run_in_executor(self._thread, self._read)
+        if not batch.found:
+            return False
+        new = await self._commit(batch, items)
+        await loop.run_in_executor(self._thread, self._source.done, batch)
+        self.received += len(new)
+        self.failed += sum(item.trace is None for item in new)
+        self.understood += sum(item.trace is not None for item in new)
+        for sink in self._sinks:
+            lanes = {Lane(item.record.fingerprint, item.record.dataset) for item in new if sink.name in item.sinks}
+            if lanes:
+                self._stored(sink.name, lanes)
+        return True
+
+    def _read(self) -> tuple[Batch, list[Item]]:
+        batch = self._source.read(_MOST_BYTES)
+        return batch, [self._item(record) for record in batch.records]
+
+    def _item(self, record: Record) -> Item:
+        trace, error = understood(record, self._providers)
+        if trace is None:
+            return Item(record, None, error, ())
+        return Item(record, trace, None, [sink.name for sink in self._sinks if wanted(sink, trace)])
+
+    async def _commit(self, batch: Batch, items: list[Item]) -> list[Item]:
+        about: dict[str, Any] = {"positions": batch.positions, "carried": batch.carried, "released": batch.released}
+        if (new := await self._tried(items, **about)) is not None:
+            return new
+        stored: list[Item] = []
+        for item in items:
+            if (new := await self._tried([item], tries=1)) is None:
+                self.failed += 1
+                log.error("exchange_not_stored", exchange=item.record.id, reason="an unexpected failure")
+            else:
+                stored += new
+        await self._tried([], **about, tries=sys.maxsize)
+        return stored
+
+    async def _tried(self, items: list[Item], *, tries: int = _TRIES, **about: Any) -> list[Item] | None:
+        """What was new of these, or None: it failed unexpectedly, `tries` times. An unavailable store is waited for."""
+        while True:
+            try:
+                new = await self._shelf.call(self._shelf.store.commit, items, **about)
+            except Exception as error:  # noqa: BLE001  # the top of a background worker
+                self._complain(error)
+                tries -= not isinstance(error, SidestreamError)
+                if not tries:
+                    return None
+                await asyncio.sleep(_RETRY)
+            else:
+                if self._failing:
+                    self._failing = False
+                    log.info("store_write_recovered")
+                return new
+
+    def _complain(self, error: Exception) -> None:
+        self.store_failures += 1
+        if not self._failing:
+            self._failing = True
+            log.error("store_write_failed", error=type(error).__name__, where=where(error))
+
+
+def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Trace | None, str | None]:
+    """The trace of a record, or what kind of exception kept it from being one: a defect of ours, logged."""
+    try:
+        return understand(record, providers[record.provider]), None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the next record is due
+        log.error("exchange_not_understood", exchange=record.id, error=type(error).__name__, where=where(error))
+        return None, type(error).__name__
+
+
+def wanted(sink: Sink, trace: Trace) -> bool:
+    """Whether a sink accepts a trace; a bug in there means no, logged."""
+    try:
+        return sink.accepts(trace)
+    except Exception as error:  # noqa: BLE001  # a plugin's bug; the other sinks are due
+        log.error("sink_accepts_failed", sink=sink.name, error=type(error).__name__, where=where(error))
+        return False

@@ -1,0 +1,192 @@
+"""The trace plane, put together: a source of captured exchanges, the store, and the sinks, on one event loop.
+
+It is the same in a process of its own, in a thread, and, without a journal, beside the relay. A failure of any part is
+that part's: the store's is retried, a sink's is the sink's, and nothing here can reach a relayed byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from sidestream.errors import SidestreamError
+from sidestream.providers import PROVIDERS
+from sidestream.recorder import chores
+from sidestream.recorder.ingestion import Ingestion
+from sidestream.recorder.memory import Memory
+from sidestream.sinks.delivery import Deliverer
+from sidestream.tasks import spawn, where
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidestream.config import Retention
+    from sidestream.sinks.base import Sink
+    from sidestream.store.reading import Journals
+    from sidestream.store.rows import Lane
+    from sidestream.store.shelf import Shelf
+    from sidestream.traces.keys import Keys
+
+log = structlog.get_logger()
+
+_KEEP_HOUSE_EVERY = 60.0
+_CLEAR_MEMORY_EVERY = 0.25
+_PAGES = 10_000
+
+
+class Plane:
+    """Call `start` and `stop` on one event loop, in this order. `arrived` is set when the source has something new."""
+
+    def __init__(
+        self,
+        source: Memory | Journals,
+        shelf: Shelf,
+        sinks: Sequence[Sink],
+        *,
+        keys: Keys,
+        retention: Retention | None,
+        arrived: asyncio.Event,
+    ) -> None:
+        self.shelf = shelf
+        self.keys = keys
+        self.sinks = sinks
+        self.pruned = 0
+        self._source = source
+        self._retention = retention
+        self._deliverers = {sink.name: Deliverer(sink, shelf.store, shelf.call, keys) for sink in sinks}
+        self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived)
+        self._ingesting: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._house: asyncio.Task[None] | None = None
+        self._empty = 0
+        """Bytes of a store in memory with nothing in it."""
+        self._facts: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        """Begin to take in, and to deliver."""
+        await self.shelf.patiently(self.shelf.store.forget_sinks, [sink.name for sink in self.sinks])
+        if isinstance(self._source, Memory):
+            self._empty = await self.shelf.call(self.shelf.store.held_bytes)
+        for deliverer in self._deliverers.values():
+            await deliverer.start()
+        self._ingesting = spawn(self._ingestion.run(), name="ingestion")
+        self._house = spawn(self._keep_house(), name="house-keeping")
+
+    async def until(self, stopping: asyncio.Event) -> None:
+        """Wait until `stopping` is set, or ingestion has failed for a reason that nobody thought of: that is raised."""
+        told = spawn(stopping.wait(), name="end of the recorder")
+        try:
+            tasks = [told, *([self._ingesting] if self._ingesting else [])]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+        if self._ingesting is not None and self._ingesting.done():
+            self._ingesting.result()
+
+    async def stop(self, seconds: float) -> None:
+        """Take in all there is and deliver what can be delivered, within `seconds`; what is left stays in the store."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        self._stopping = True
+        self._ingestion.finish()
+        if self._ingesting is not None:
+            await asyncio.wait([self._ingesting], timeout=seconds)
+            if not self._ingesting.done():
+                log.warning("ingestion_cut", limit_seconds=seconds)
+        await _cancel(self._ingesting, self._house)
+        left = max(0.0, until - loop.time())
+        await asyncio.gather(*(deliverer.stop(left) for deliverer in self._deliverers.values()))
+        self._ingestion.close()
+        try:
+            if isinstance(self._source, Memory):
+                await self._clear_memory(self._source)
+            await self.shelf.close()
+        except SidestreamError as error:
+            log.warning("store_not_closed", error=type(error).__name__, where=where(error))
+
+    def key_seen(self, fingerprint: str) -> None:
+        """A key has become known, or was seen again: what waits for it may go on."""
+        for deliverer in self._deliverers.values():
+            deliverer.key_seen(fingerprint)
+
+    def wake(self, name: str, lane: Lane) -> None:
+        """There are rows of this sink and lane to be delivered again."""
+        if deliverer := self._deliverers.get(name):
+            deliverer.reopen([lane])
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is counted, in the shape of `sidestream.stats.RecorderStats`."""
+        segments = 0 if isinstance(self._source, Memory) else self._source.counters.set_aside
+        return {
+            "received": self._ingestion.received,
+            "understood": self._ingestion.understood,
+            "failed": self._ingestion.failed + self.shelf.refused,
+            "store_failures": self._ingestion.store_failures,
+            "set_aside": {"segments": segments, "stores": self.shelf.set_aside},
+            "pruned": self.pruned,
+            "deliveries": {name: asdict(deliverer.counters) for name, deliverer in self._deliverers.items()},
+            "gauges": {
+                **self._facts,
+                "breakers_open": {name: deliverer.breakers_open for name, deliverer in self._deliverers.items()},
+                "keys": len(self.keys),
+            },
+        }
+
+    async def refresh(self) -> None:
+        """Have `snapshot` tell of the store as it is now, if there is one."""
+        if self._stopping:
+            return
+        backlog, oldest = 0, None
+        if not isinstance(self._source, Memory):
+            backlog = await asyncio.to_thread(self._source.backlog_bytes)
+            oldest = await asyncio.to_thread(self._source.oldest_unread)
+        with contextlib.suppress(SidestreamError):
+            counts = await self.shelf.call(self.shelf.store.counts)
+            self._facts = {"deliveries": counts, "store_bytes": await self.shelf.call(self.shelf.store.size)}
+        self._facts |= {"backlog_bytes": backlog, "oldest_unread_seconds": oldest or 0.0}
+
+    def _stored(self, name: str, lanes: set[Lane]) -> None:
+        self._deliverers[name].wake(lanes)
+
+    async def _keep_house(self) -> None:
+        memory = self._source if isinstance(self._source, Memory) else None
+        failing = False
+        while True:
+            await asyncio.sleep(_CLEAR_MEMORY_EVERY if memory else _KEEP_HOUSE_EVERY)
+            try:
+                if memory:
+                    await self._clear_memory(memory)
+                elif self._retention:
+                    pruned = await chores.prune(self.shelf, self._retention.age, self._retention.bytes)
+                    self.pruned += pruned.exchanges
+            except Exception as error:  # noqa: BLE001  # the top of a background worker
+                if not failing:
+                    log.warning("pruning_failed", error=type(error).__name__, where=where(error))
+                failing = True
+            else:
+                failing = False
+
+    async def _clear_memory(self, memory: Memory) -> None:
+        """Let go of what has been delivered; what has not counts against the memory that there is."""
+        call, store = self.shelf.call, self.shelf.store
+        gone = await call(store.discard_finished)
+        held = max(await call(store.held_bytes) - self._empty, 0)
+        if memory.crowded(held):  # what waits for somebody must not keep out what can be delivered
+            parked = await call(store.prune, age=0.0, max_bytes=None)
+            gone += parked.exchanges
+            memory.drop("parked", parked.exchanges)
+            held = max(await call(store.held_bytes) - self._empty, 0)
+        if gone:
+            await call(store.vacuum, _PAGES)
+        memory.stands(held, await call(store.count))
+
+
+async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])

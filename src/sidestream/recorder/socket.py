@@ -1,0 +1,189 @@
+"""The recorder's socket: an aiohttp application on a unix socket in the data directory, for this user only.
+
+Relays connect to ``/link`` (a WebSocket) and send the Explorer keys they see; the command line asks for changes. A
+request body is JSON; an answer is JSON, or JSON lines where it comes bit by bit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import WSMsgType, web
+
+from sidestream.errors import SidestreamError
+from sidestream.options import Secret
+from sidestream.providers import PROVIDERS
+from sidestream.recorder import chores
+from sidestream.store.directory import private_parent, vacate
+from sidestream.store.rows import State  # noqa: TC001  # msgspec resolves it at run time
+from sidestream.tasks import spawn, where
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from sidestream.recorder.plane import Plane
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+_LARGEST_MESSAGE = 4 << 20
+_HEARTBEAT = 10.0
+_RETRY = 1.0
+
+_PLANE: web.AppKey[Plane] = web.AppKey("plane")
+
+
+class Keys(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of a relay: Explorer keys by fingerprint."""
+
+    keys: dict[str, str]
+
+
+class Redeliver(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``POST /redeliver``: send these rows again."""
+
+    states: list[State]
+    sink: str | None = None
+    dataset: str | None = None
+    exchange: str | None = None
+
+
+class Prune(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``POST /prune``: remove what is older (seconds), and the oldest beyond so many bytes."""
+
+    age: float | None = None
+    max_bytes: int | None = None
+
+
+class Reprocess(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``POST /reprocess``: read what is stored again; `since` is Unix time."""
+
+    dataset: str | None = None
+    since: float | None = None
+    redeliver: bool = False
+
+
+@contextlib.asynccontextmanager
+async def listening(plane: Plane, path: Path) -> AsyncIterator[None]:
+    """Answer on the socket at `path`, whose recorder this is (its lock is held)."""
+    app = web.Application(client_max_size=_LARGEST_MESSAGE, middlewares=[_say_why])
+    app[_PLANE] = plane
+    app.router.add_get("/link", _link)
+    app.router.add_get("/status", _status)
+    app.router.add_post("/redeliver", _redeliver)
+    app.router.add_post("/prune", _prune)
+    app.router.add_post("/reprocess", _reprocess)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    trying = None if await _bound(runner, path) else spawn(_keep_trying(runner, path), name="recorder socket")
+    try:
+        yield
+    finally:
+        if trying is not None:
+            trying.cancel()
+            await asyncio.wait([trying])
+        await runner.cleanup()
+        vacate(path)
+
+
+@web.middleware
+async def _say_why(request: web.Request, handler: Callable[[web.Request], Awaitable[T]]) -> T | web.Response:
+    try:
+        return await handler(request)
+    except SidestreamError as error:
+        log.warning("request_failed", path=request.path, error=type(error).__name__, where=where(error))
+        return web.Response(status=503, text=str(error))
+
+
+async def _keep_trying(runner: web.AppRunner, path: Path) -> None:
+    """A full disk, or a directory of somebody else's, keeps the recorder from being asked, not from recording."""
+    await asyncio.sleep(_RETRY)
+    while not await _bound(runner, path, quietly=True):  # noqa: ASYNC110  # no event tells of a disk's room
+        await asyncio.sleep(_RETRY)
+
+
+async def _bound(runner: web.AppRunner, path: Path, *, quietly: bool = False) -> bool:
+    """Whether the socket is there now; what a killed recorder left is replaced."""
+    try:
+        private_parent(path)  # so that whatever is there is this user's
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # at the start, once
+        await web.UnixSite(runner, str(path)).start()
+        path.chmod(0o600)  # noqa: ASYNC240  # as above
+    except (OSError, SidestreamError) as error:
+        if not quietly:
+            log.error("recorder_socket_unavailable", error=type(error).__name__, where=where(error))
+        return False
+    return True
+
+
+async def _link(request: web.Request) -> web.StreamResponse:
+    """Take keys, as long as the relay lives."""
+    plane = request.app[_PLANE]
+    socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=_LARGEST_MESSAGE)
+    await socket.prepare(request)
+    async for message in socket:
+        if message.type is not WSMsgType.BINARY:
+            continue
+        try:
+            keys = msgspec.json.decode(message.data, type=Keys).keys
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            log.warning("link_message_refused")
+            continue
+        for fingerprint, key in keys.items():
+            plane.keys.add(fingerprint, Secret(key))
+            plane.key_seen(fingerprint)
+    return socket
+
+
+async def _status(request: web.Request) -> web.StreamResponse:
+    plane = request.app[_PLANE]
+    await plane.refresh()
+    return _json({"pid": os.getpid(), **plane.snapshot()})
+
+
+async def _redeliver(request: web.Request) -> web.StreamResponse:
+    plane = request.app[_PLANE]
+    asked = _decoded(await request.read(), Redeliver)
+    redelivered = await plane.shelf.call(plane.shelf.store.redeliver, **msgspec.structs.asdict(asked))
+    for name, lane in redelivered.lanes:
+        plane.wake(name, lane)
+    return _json({"count": redelivered.count})
+
+
+async def _prune(request: web.Request) -> web.StreamResponse:
+    plane = request.app[_PLANE]
+    asked = _decoded(await request.read(), Prune)
+    pruned = await chores.prune(plane.shelf, asked.age, asked.max_bytes)
+    plane.pruned += pruned.exchanges
+    return _json({"exchanges": pruned.exchanges, "bytes": pruned.bytes})
+
+
+async def _reprocess(request: web.Request) -> web.StreamResponse:
+    plane = request.app[_PLANE]
+    asked = _decoded(await request.read(), Reprocess)
+    answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await answer.prepare(request)
+    async for progress in chores.reprocess(
+        plane.shelf, PROVIDERS, plane.sinks, wake=plane.wake, **msgspec.structs.asdict(asked)
+    ):
+        await answer.write(msgspec.json.encode(progress) + b"\n")
+    await answer.write_eof()
+    return answer
+
+
+def _decoded(body: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise web.HTTPBadRequest(text="not a request of this kind") from None
+
+
+def _json(answer: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

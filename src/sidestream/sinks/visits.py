@@ -1,0 +1,139 @@
+"""What the engine of a sink does in the store's thread: visits, each of which may be repeated as a whole if it failed.
+
+A visit only touches what it was given and the store; which lanes are visited is `sidestream.sinks.delivery`'s decision.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from sidestream.errors import SidestreamError
+from sidestream.sinks import policy as rules
+from sidestream.store.rows import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from sidestream.options import Secret
+    from sidestream.sinks.policy import Policy
+    from sidestream.store.rows import Delivery, Lane
+    from sidestream.traces.model import Trace
+
+
+class Store(Protocol):
+    """What the engine needs of the store."""
+
+    def lanes(self, sink: str, /) -> list[Lane]:
+        """Lanes with open rows."""
+
+    def head(self, sink: str, lane: Lane, /) -> Delivery | None:
+        """The oldest open row of a lane."""
+
+    def trace(self, sequence: int, /) -> Trace:
+        """The trace itself."""
+
+    def save(self, deliveries: Sequence[Delivery], /) -> None:
+        """Write these rows, in one transaction."""
+
+    def park(self, sink: str, fingerprint: str, reason: str, /) -> int:
+        """Park the rows of a key that wait; how many that were."""
+
+    def unpark(self, sink: str, fingerprint: str | None, reasons: Collection[str] | None, /) -> list[Lane]:
+        """Open rows that were parked for one of these reasons, of one key or of all (None); their lanes."""
+
+    def expire_leases(self, sink: str, /) -> int:
+        """What was being sent when the process died is to be looked for; how many rows that were."""
+
+
+class Pick(NamedTuple):
+    """A lane that may go on, and the key it would be delivered with; `key` is that one's fingerprint, "" for ours."""
+
+    lane: Lane
+    key: str
+    credential: Secret | None
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one visit is to do."""
+
+    settled: list[Delivery]
+    """Rows whose attempt is over."""
+    settling: float
+    """Seconds for which what was being sent at the last crash is not looked for yet."""
+    parks: dict[str, str] = field(default_factory=dict)
+    """Reasons by fingerprint."""
+    unparks: list[tuple[str | None, list[str]]] = field(default_factory=list)
+    passed: list[Lane] = field(default_factory=list)
+    """The lanes of what is parked."""
+    picks: list[Pick] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.settled or self.parks or self.unparks or self.picks)
+
+
+class Head(NamedTuple):
+    """What was found at the head of a lane: nothing, a row to wait for, one that cannot be read, or one to do."""
+
+    delivery: Delivery | None = None
+    wait: float = 0.0
+    trace: Trace | None = None
+
+
+class Answer(NamedTuple):
+    """What came of a turn: heads in the order of its picks, lanes opened again, and (fingerprint, reason, rows)."""
+
+    heads: list[Head]
+    opened: list[Lane]
+    parked: list[tuple[str, str, int]]
+
+
+class Visits:
+    """The visits to `store` for one sink."""
+
+    def __init__(self, sink: str, store: Store, clock: Callable[[], float], policy: Policy) -> None:
+        self._sink = sink
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+
+    def first(self, unparks: Sequence[tuple[str | None, list[str]]]) -> list[Lane]:
+        """Open what may have another chance after a restart; the lanes with open rows."""
+        for fingerprint, reasons in unparks:
+            self._store.unpark(self._sink, fingerprint, reasons)
+        return self._store.lanes(self._sink)
+
+    def turn(self, turn: Turn) -> Answer:
+        """Save what has ended, and claim what is next."""
+        if turn.settled:
+            self._store.save(turn.settled)
+        parked = [(key, why, self._store.park(self._sink, key, why)) for key, why in turn.parks.items()]
+        opened = [lane for key, whys in turn.unparks for lane in self._store.unpark(self._sink, key, whys)]
+        now = self._clock()
+        heads = [self._head(pick.lane, now, turn.settling) for pick in turn.picks]
+        changed = [head.delivery for head in heads if head.delivery and head.delivery.state is not State.RETRY_AT]
+        if changed:
+            self._store.save(changed)
+        return Answer(heads, opened, parked)
+
+    def _head(self, lane: Lane, now: float, settling: float) -> Head:
+        delivery = self._store.head(self._sink, lane)
+        if delivery is None:
+            return Head()
+        wait = rules.time_left(delivery, now, self._policy)
+        if delivery.ambiguous:
+            wait = max(wait, settling)
+        if wait > 0:
+            return Head(delivery, wait)
+        try:
+            trace = self._store.trace(delivery.sequence)
+        except (SidestreamError, OSError, sqlite3.Error):
+            raise
+        except Exception as error:  # noqa: BLE001 (one bad row must not hold up all the others)
+            rules.bury(delivery, f"the trace cannot be read: {type(error).__name__}")
+            return Head(delivery)
+        if not delivery.ambiguous:
+            rules.claim(delivery, now)
+        return Head(delivery, 0.0, trace)

@@ -1,0 +1,231 @@
+# ruff: noqa: S608  # statements are put together from this module's own words; values are bound
+"""Where each trace is on its way to each sink. SQL only: who sends what, and when, is decided elsewhere.
+
+`Delivery.ambiguous` outlives everything but a new delivery of what had arrived: whoever sends again looks first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidestream.providers.jsons import clean_text
+from sidestream.store.rows import Delivery, Lane, Redelivered, State
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sidestream.store.database import Database
+
+NOT_CONFIGURED = "the sink is not configured"
+"""The reason that `forget_sinks` parks rows for."""
+_OPEN = "state IN ('pending', 'sending', 'retry_at')"  # word for word as in the index, or SQLite does not use it
+_SETTLED = frozenset({State.DELIVERED, State.PARKED, State.DEAD})
+_SELECT = """
+    SELECT deliveries.id, deliveries.sequence, exchanges.id, sink, deliveries.fingerprint, deliveries.dataset, state,
+        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote
+    FROM deliveries CROSS JOIN exchanges ON exchanges.sequence = deliveries.sequence
+"""
+_ANEW = """
+    state = CASE WHEN ambiguous AND state NOT IN ('delivered', 'parked') THEN 'retry_at' ELSE 'pending' END,
+    ambiguous = ambiguous AND state NOT IN ('delivered', 'parked'),
+    attempts = 0, server_errors = 0, tried_at = NULL, due_at = 0, reason = NULL, remote = NULL
+"""
+
+
+class Deliveries:
+    """The deliveries in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lanes(self, sink: str) -> list[Lane]:
+        """Lanes with open deliveries."""
+        found = self._database.rows(
+            f"SELECT DISTINCT fingerprint, dataset FROM deliveries WHERE sink = ? AND {_OPEN}", sink
+        )
+        return [Lane(*row) for row in found]
+
+    def head(self, sink: str, lane: Lane) -> Delivery | None:
+        """The oldest open delivery of a lane."""
+        found = self._database.rows(
+            f"{_SELECT} WHERE sink = ? AND deliveries.fingerprint = ? AND deliveries.dataset = ? AND {_OPEN}"
+            " ORDER BY deliveries.sequence LIMIT 1",
+            sink,
+            *lane,
+        )
+        return _delivery(*found[0]) if found else None
+
+    def add(self, sequence: int, lane: Lane, sinks: Collection[str]) -> None:
+        """Inside a transaction: have an exchange delivered to these sinks, anew where it has been."""
+        self._database.run_many(
+            "INSERT INTO deliveries (sequence, sink, fingerprint, dataset, state) VALUES (?, ?, ?, ?, 'pending')"
+            f" ON CONFLICT (sequence, sink) DO UPDATE SET {_ANEW}",
+            [(sequence, sink, *lane) for sink in sinks],
+        )
+
+    def save(self, deliveries: Sequence[Delivery]) -> None:
+        """Write everything that changes on the way, all rows or none; those that are gone are passed over."""
+        with self._database.transaction():
+            self._database.run_many(
+                "UPDATE deliveries SET state = ?, attempts = ?, server_errors = ?, ambiguous = ?, tried_at = ?,"
+                " due_at = ?, reason = ?, remote = ? WHERE id = ?",
+                [
+                    (
+                        str(each.state),
+                        each.attempts,
+                        each.server_errors,
+                        each.ambiguous,
+                        each.tried_at,
+                        each.due_at,
+                        each.reason and clean_text(each.reason),
+                        each.remote and clean_text(each.remote),
+                        each.id,
+                    )
+                    for each in deliveries
+                ],
+            )
+
+    def park(self, sink: str, fingerprint: str, reason: str) -> int:
+        """Have all of a key's deliveries wait that are not being sent; how many."""
+        with self._database.transaction():
+            return self._database.run(
+                "UPDATE deliveries SET state = 'parked', reason = ?"
+                f" WHERE sink = ? AND fingerprint = ? AND {_OPEN} AND state <> 'sending'",
+                reason,
+                sink,
+                fingerprint,
+            )
+
+    def unpark(self, sink: str, fingerprint: str | None, reasons: Collection[str] | None, now: float) -> list[Lane]:
+        """Give parked deliveries another chance; their time to give up begins anew. The lanes they are in."""
+        wanted, values = "sink = ? AND state = 'parked'", [sink]
+        if fingerprint is not None:
+            wanted, values = f"{wanted} AND fingerprint = ?", [*values, fingerprint]
+        if reasons is not None:
+            wanted, values = f"{wanted} AND reason IN ({_marks(reasons)})", [*values, *reasons]
+        with self._database.transaction():
+            lanes = self._database.rows(f"SELECT DISTINCT fingerprint, dataset FROM deliveries WHERE {wanted}", *values)
+            if lanes:
+                self._database.run(
+                    "UPDATE deliveries SET state = CASE WHEN attempts OR ambiguous THEN 'retry_at' ELSE 'pending' END,"
+                    f" due_at = 0, reason = NULL, tried_at = iif(tried_at IS NULL, NULL, ?) WHERE {wanted}",
+                    now,
+                    *values,
+                )
+        return [Lane(*row) for row in lanes]
+
+    def expire_leases(self, sink: str) -> int:
+        """What was being sent when the process died may have arrived; how many deliveries that is."""
+        with self._database.transaction():
+            return self._database.run(
+                f"UPDATE deliveries SET state = 'retry_at', ambiguous = 1, due_at = 0 WHERE sink = ? AND {_OPEN}"
+                " AND state = 'sending'",
+                sink,
+            )
+
+    def forget_sinks(self, configured: Collection[str], now: float) -> None:
+        """Park what is open for a sink not among these, and take up again what was parked so for one that is."""
+        for sink in self.counts():
+            if sink in configured:
+                self.unpark(sink, None, {NOT_CONFIGURED}, now)
+                continue
+            with self._database.transaction():
+                self._database.run(
+                    "UPDATE deliveries SET state = 'parked', reason = ?, ambiguous = ambiguous OR state = 'sending'"
+                    f" WHERE sink = ? AND {_OPEN}",
+                    NOT_CONFIGURED,
+                    sink,
+                )
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many deliveries are in which state, by sink; cheap."""
+        counts: dict[str, dict[str, int]] = {}
+        for sink, state, number in self._database.rows("SELECT * FROM delivery_counts WHERE number <> 0"):
+            counts.setdefault(sink, {})[state] = number
+        return counts
+
+    def all(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        sink: str | None = None,
+        dataset: str | None = None,
+        limit: int = 1000,
+        before: int | None = None,
+    ) -> list[Delivery]:
+        """Deliveries, newest first; for the next page, `before` is the last one's id."""
+        wanted, values = _filter(states, sink, dataset)
+        if before is not None:
+            wanted, values = f"{wanted} AND deliveries.id < ?", [*values, before]
+        found = self._database.rows(f"{_SELECT} WHERE {wanted} ORDER BY deliveries.id DESC LIMIT ?", *values, limit)
+        return [_delivery(*row) for row in found]
+
+    def redeliver(
+        self,
+        *,
+        states: Collection[State],
+        sink: str | None = None,
+        dataset: str | None = None,
+        exchange: str | None = None,
+    ) -> Redelivered:
+        """Begin settled deliveries anew. Open ones are left alone."""
+        wanted, values = _filter(_SETTLED.intersection(states), sink, dataset)
+        if exchange is not None:
+            wanted = f"{wanted} AND sequence = (SELECT sequence FROM exchanges WHERE exchanges.id = ?)"
+            values.append(clean_text(exchange))
+        with self._database.transaction():
+            lanes = self._database.rows(
+                f"SELECT DISTINCT sink, fingerprint, dataset FROM deliveries WHERE {wanted}", *values
+            )
+            count = self._database.run(f"UPDATE deliveries SET {_ANEW} WHERE {wanted}", *values)
+        return Redelivered(count, [(sink, Lane(fingerprint, dataset)) for sink, fingerprint, dataset in lanes])
+
+
+def _filter(
+    states: Collection[State] | None, sink: str | None, dataset: str | None
+) -> tuple[str, list[str | int | float]]:
+    wanted, values = "1", list[str | int | float]()
+    if states is not None:
+        wanted, values = f"state IN ({_marks(states)})", [str(state) for state in states]
+    if sink is not None:
+        wanted, values = f"{wanted} AND sink = ?", [*values, sink]
+    if dataset is not None:
+        wanted, values = f"{wanted} AND deliveries.dataset = ?", [*values, clean_text(dataset)]
+    return wanted, values
+
+
+def _marks(values: Collection[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _delivery(
+    number: int,
+    sequence: int,
+    exchange: str,
+    sink: str,
+    fingerprint: str,
+    dataset: str,
+    state: str,
+    attempts: int,
+    server_errors: int,
+    ambiguous: int,
+    tried_at: float | None,
+    due_at: float,
+    reason: str | None,
+    remote: str | None,
+) -> Delivery:
+    return Delivery(
+        id=number,
+        sequence=sequence,
+        exchange=exchange,
+        sink=sink,
+        lane=Lane(fingerprint, dataset),
+        state=State(state),
+        attempts=attempts,
+        server_errors=server_errors,
+        ambiguous=bool(ambiguous),
+        tried_at=tried_at,
+        due_at=due_at,
+        reason=reason,
+        remote=remote,
+    )

@@ -1,0 +1,230 @@
+"""The store: captured exchanges, what was understood of them, and where they are on their way to the sinks.
+
+It knows rows, not the network: it is told what to write, in transactions of one sort or another, and never decides what
+is to be sent. Everything is synchronous, and for one thread at a time; its owner runs it off the event loop. Any call
+may raise `StoreUnavailable` (nothing was written; try again) or `StoreCorrupt` (go on with `start_over`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from sidestream.errors import SidestreamError
+from sidestream.store import retention
+from sidestream.store.database import Database, set_aside
+from sidestream.store.deliveries import Deliveries
+from sidestream.store.exchanges import Exchanges
+from sidestream.store.faults import StoreCorrupt
+from sidestream.store.positions import Positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from sidestream.store.rows import Carried, Delivery, Item, Lane, Position, Pruned, Redelivered, Replacement, State
+    from sidestream.traces.model import Trace
+    from sidestream.traces.record import Record
+
+_UNCHANGED: Mapping[str, Position | None] = MappingProxyType({})
+
+
+class Store:
+    """One store. `open` it to write, `open_reader` to read only."""
+
+    def __init__(self, database: Database, *, full_sync: bool = False, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._deliveries = Deliveries(database)
+        self._exchanges = Exchanges(database, self._deliveries)
+        self._positions = Positions(database)
+        self._full_sync = full_sync
+        self._now = now
+
+    @classmethod
+    def open(cls, path: Path | None, *, full_sync: bool = False, now: Callable[[], float] = time.time) -> Store:
+        """Open or make the store; None keeps it in memory. With `full_sync`, commits survive a power cut.
+
+        A damaged file is set aside, and a new one begun. `SidestreamError` for a file of a newer version, or of
+        something else; it is not touched.
+        """
+        try:
+            database = Database.open(path, full_sync=full_sync)
+        except StoreCorrupt:
+            if path is None:
+                raise
+            set_aside(path, now())
+            database = Database.open(path, full_sync=full_sync)
+        return cls(database, full_sync=full_sync, now=now)
+
+    @classmethod
+    def open_reader(cls, path: Path) -> Store:
+        """Open an existing store read-only, beside its owner; `SidestreamError` if there is none."""
+        return cls(Database.open_reader(path))
+
+    def start_over(self) -> Store:
+        """After `StoreCorrupt`: set the file aside, and begin a new store in its place."""
+        with contextlib.suppress(SidestreamError):
+            self.close()
+        path = self._database.path
+        if path is not None and path.exists():
+            set_aside(path, self._now())
+        return Store.open(path, full_sync=self._full_sync, now=self._now)
+
+    @property
+    def refused(self) -> int:
+        """Exchanges that could not be stored, for what they are: a defect of ours, logged each time."""
+        return self._exchanges.refused
+
+    def close(self) -> None:
+        """Close it; safe to call twice."""
+        self._database.close()
+
+    def commit(
+        self,
+        items: Sequence[Item],
+        *,
+        positions: Mapping[str, Position | None] = _UNCHANGED,
+        carried: Sequence[Carried] = (),
+        released: Sequence[tuple[str, int]] = (),
+    ) -> list[Item]:
+        """Store exchanges together with how far the journal has been read: all of it, or nothing.
+
+        A position of None forgets a relay, and all that was carried for it. `released` names carried exchanges, by
+        relay and number, that have ended. Returns the items that are new: those whose id is known are passed over.
+        """
+        if not (items or positions or carried or released):
+            return []
+        with self._database.transaction():
+            new = [item for item in items if self._exchanges.add(item, self._now())]
+            self._positions.note(positions, carried, released)
+        return new
+
+    def record(self, sequence: int) -> Record:
+        """An exchange as it was captured; `LookupError` if it is not there or damaged."""
+        return self._exchanges.record(sequence)
+
+    def trace(self, sequence: int) -> Trace:
+        """What was understood of an exchange; `LookupError` if it is not there, was not understood, or is damaged."""
+        return self._exchanges.trace(sequence)
+
+    def exchanges(self, *, dataset: str | None = None, since: float | None = None) -> Iterator[tuple[int, Record]]:
+        """Sequence and record of each exchange, in order of arrival; one at a time, with no lock held in between.
+
+        `since` is Unix time: those that began then or later. Damaged ones are logged, and passed over.
+        """
+        return self._exchanges.all(dataset, since)
+
+    def count(self, *, dataset: str | None = None, since: float | None = None) -> int:
+        """How many exchanges `exchanges` would give."""
+        return self._exchanges.count(dataset, since)
+
+    def replace(self, replacements: Sequence[Replacement]) -> list[tuple[str, Lane]]:
+        """Put what was understood anew in the place of the old, all or nothing.
+
+        Returns the sinks and lanes that have something to deliver by it. Exchanges that are gone are passed over.
+        """
+        lanes: dict[tuple[str, Lane], None] = {}
+        with self._database.transaction():
+            for each in replacements:
+                if lane := self._exchanges.replace(each):
+                    lanes |= dict.fromkeys((sink, lane) for sink in each.sinks)
+        return list(lanes)
+
+    def positions(self) -> dict[str, Position]:
+        """How far the journal of each relay has been read."""
+        return self._positions.all()
+
+    def carried(self) -> list[Carried]:
+        """The exchanges under way that outlive their segments."""
+        return self._positions.carried()
+
+    def lanes(self, sink: str) -> list[Lane]:
+        """Lanes with open deliveries."""
+        return self._deliveries.lanes(sink)
+
+    def head(self, sink: str, lane: Lane) -> Delivery | None:
+        """The oldest open delivery of a lane."""
+        return self._deliveries.head(sink, lane)
+
+    def save(self, deliveries: Sequence[Delivery]) -> None:
+        """Write all of deliveries that changes on the way, all or nothing; those that are gone are passed over."""
+        self._deliveries.save(deliveries)
+
+    def park(self, sink: str, fingerprint: str, reason: str) -> int:
+        """Have all of a key's deliveries wait that are not being sent; how many."""
+        return self._deliveries.park(sink, fingerprint, reason)
+
+    def unpark(self, sink: str, fingerprint: str | None, reasons: Collection[str] | None = None) -> list[Lane]:
+        """Give parked deliveries of a key (None: of any) another chance; the lanes they are in.
+
+        `reasons` restricts it to those parked for one of them. The time after which they are given up begins anew.
+        """
+        return self._deliveries.unpark(sink, fingerprint, reasons, self._now())
+
+    def expire_leases(self, sink: str) -> int:
+        """After a start: what was being sent may have arrived, and is to be tried again now; how many."""
+        return self._deliveries.expire_leases(sink)
+
+    def forget_sinks(self, configured: Collection[str]) -> None:
+        """Park what is open for a sink not among these, and take up again what was parked so for one that is."""
+        self._deliveries.forget_sinks(configured, self._now())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many deliveries are in which state, by sink. Costs the same however many there are."""
+        return self._deliveries.counts()
+
+    def deliveries(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        sink: str | None = None,
+        dataset: str | None = None,
+        limit: int = 1000,
+        before: int | None = None,
+    ) -> list[Delivery]:
+        """Deliveries, newest first; for the next page, `before` is the last one's id."""
+        return self._deliveries.all(states=states, sink=sink, dataset=dataset, limit=limit, before=before)
+
+    def redeliver(
+        self,
+        *,
+        states: Collection[State],
+        sink: str | None = None,
+        dataset: str | None = None,
+        exchange: str | None = None,
+    ) -> Redelivered:
+        """Begin dead, parked or delivered ones anew, as `states` says. Open ones are left alone.
+
+        Where the last attempt of a dead one is unclear, it is looked up before it is sent again. A parked one is sent,
+        even where that is unclear: somebody has decided.
+        """
+        return self._deliveries.redeliver(states=states, sink=sink, dataset=dataset, exchange=exchange)
+
+    def prune(self, *, age: float | None, max_bytes: int | None, most: int = 200) -> Pruned:
+        """Remove at most `most` exchanges, oldest first: those older than `age` seconds, then those beyond `max_bytes`.
+
+        Never one that is still to be delivered; one that is parked, only for its age. What a wrong clock does is said
+        in `sidestream.store.retention`.
+        """
+        return retention.prune(self._database, now=self._now(), age=age, max_bytes=max_bytes, most=most)
+
+    def discard_finished(self) -> int:
+        """Remove every exchange that has nothing left to deliver, and is not parked; how many."""
+        return retention.discard_finished(self._database)
+
+    def vacuum(self, pages: int) -> bool:
+        """Give up to `pages` free pages (4 KiB) back, and empty SQLite's log; False if a reader is in the way of that.
+
+        Until it was True once, what has been removed may still be found in the log.
+        """
+        return self._database.vacuum(pages)
+
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return self._database.file_bytes()
+
+    def held_bytes(self) -> int:
+        """Bytes of what is in use, in memory or in the file; room left by what was removed is not counted."""
+        return self._database.live_bytes()

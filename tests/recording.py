@@ -1,0 +1,142 @@
+"""What tests of the recorder are made of: a configuration, relays that write, and patience."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from journaling import ROOMY, begin, end, head
+from sidestream import config as configuration
+from sidestream.errors import SidestreamError
+from sidestream.recorder.program import run
+from sidestream.sinks.base import Sink
+from sidestream.store.directory import Directory
+from sidestream.store.journal import Journal
+from sidestream.store.store import Store
+from sidestream.tasks import spawn
+from sidestream.traces.entries import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from sidestream.config import Config
+    from sidestream.options import Secret
+    from sidestream.recorder.plane import Plane
+    from sidestream.traces.entries import Intake
+    from sidestream.traces.model import Trace
+    from sidestream.traces.record import Record
+
+REQUEST = b'{"messages": [{"role": "user", "content": "Hello"}]}'
+
+
+class Blocked(Sink):
+    """Never finishes a delivery; as a plugin ``recording:Blocked``."""
+
+    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+        await asyncio.Event().wait()
+        return None
+
+
+def a_config(folder: Path, sinks: Sequence[Any] = (), **recorder: Any) -> Config:
+    """The directory is ``folder/data``."""
+    return configuration.load(
+        {"recorder": {"dir": str(folder / "data"), "min_free": 0, **recorder}, "sinks": list(sinks)}, {}
+    )
+
+
+def told(intake: Intake, name: str, *, outcome: str | None = "completed", body: bytes = REQUEST) -> int:
+    """Hand an exchange over, to its end unless `outcome` is None; its number."""
+    number, taken = offered(intake, name, outcome=outcome, body=body)
+    assert number is not None
+    assert taken
+    return number
+
+
+def offered(
+    intake: Intake, name: str, *, outcome: str | None = "completed", body: bytes = REQUEST
+) -> tuple[int | None, bool]:
+    """The same, if there is room: its number, and whether all of it was taken."""
+    number = intake.open()
+    if number is None:
+        return None, False
+    pieces = [(Kind.BEGIN, begin(name)), (Kind.REQUEST, body), (Kind.HEAD, head()), (Kind.RESPONSE, b"{}")]
+    if outcome is not None:
+        pieces.append((Kind.END, end(outcome)))
+    return number, all(intake.put(kind, number, 0.0, data) for kind, data in pieces)
+
+
+def incompressible(size: int) -> bytes:
+    """A request of about so many bytes."""
+    return b'{"messages": [{"role": "user", "content": "%s"}]}' % os.urandom(size // 2).hex().encode()
+
+
+async def written(folder: Path, *names: str, outcome: str | None = "completed") -> None:
+    """Have a relay write exchanges into ``folder/data/journal``, and end."""
+    directory = Directory(folder / "data")
+    directory.prepare()
+    journal = Journal(directory.journal, strict=False, **ROOMY)
+    journal.start()
+    for name in names:
+        told(journal, name, outcome=outcome)
+    await journal.stop(5)
+
+
+class Running:
+    """A recorder in the test's own event loop, until the context ends or `end` is called."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopping = asyncio.Event()
+        self._started: asyncio.Future[Plane] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._task = spawn(run(self._config, self._stopping, self._started.set_result), name="recorder")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+    async def plane(self) -> Plane:
+        async with asyncio.timeout(10):
+            return await asyncio.shield(self._started)
+
+    @property
+    def recording(self) -> bool:
+        return self._started.done()
+
+    async def end(self) -> None:
+        self._stopping.set()
+        async with asyncio.timeout(15):
+            await self._task
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until something has become so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def stored_records(folder: Path) -> list[Record]:
+    """All that the store in ``folder/data`` has, in order."""
+    store = Store.open_reader(folder / "data" / "store.db")
+    try:
+        return [record for _, record in store.exchanges()]
+    finally:
+        store.close()
+
+
+def stored_ids(folder: Path) -> list[str]:
+    return [record.id for record in stored_records(folder)]
+
+
+def in_store(folder: Path) -> list[str]:
+    """As `stored_ids`; empty while there is no store to be read."""
+    try:
+        return stored_ids(folder)
+    except SidestreamError:
+        return []

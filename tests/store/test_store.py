@@ -1,0 +1,200 @@
+"""The store as a whole: what it acknowledged survives, and what it cannot read is set aside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from sidestream.errors import SidestreamError
+from sidestream.store.faults import StoreCorrupt, StoreUnavailable
+from sidestream.store.rows import Item, Position
+from sidestream.store.store import Store
+from stored import Clock, a_record, a_trace, an_item, stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRITER = """
+import pathlib, sys
+from sidestream.store.rows import Position
+from sidestream.store.store import Store
+from stored import an_item
+
+store = Store.open(pathlib.Path(sys.argv[1]))
+first = store.count()
+for batch in range(10_000):
+    base = first + batch * 5
+    store.commit([an_item(f"x{base + n}", ["a", "b"]) for n in range(5)], positions={"r": Position(1, base + 5)})
+    print(base + 5, flush=True)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def with_damaged_pages(path: Path) -> None:
+    """A store whose first pages are fine, so that it opens, and whose rows are not."""
+    store = Store.open(path)
+    stored(
+        store, *(Item(a_record(f"x{n}", request_chunks=(os.urandom(9000),)), a_trace(), None, ["a"]) for n in range(20))
+    )
+    store.close()
+    size = path.stat().st_size // 2
+    with path.open("r+b") as file:
+        file.seek(size)
+        file.write(b"\xa5" * size)
+
+
+def test_what_was_committed_is_there_after_reopening(path: Path) -> None:
+    store = Store.open(path)
+    stored(store, an_item("x1"), an_item("x2"))
+    store.commit([], positions={"r": Position(1, 2)})
+    store.close()
+    store.close()
+    again = Store.open(path)
+    assert ["x1", "x2"] == [record.id for _, record in again.exchanges()]
+    assert {"explorer": {"pending": 2}} == again.counts()
+    assert {"r": Position(1, 2)} == again.positions()
+    again.close()
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_half_done(path: Path, attempt: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, env=environment)
+        assert process.stdout is not None
+        acknowledged = 0
+        for line in process.stdout:
+            acknowledged = int(line)
+            if acknowledged >= 40 + 35 * attempt:
+                process.send_signal(signal.SIGKILL)
+                break
+        acknowledged = max([acknowledged, *map(int, process.stdout.read().split(b"\n")[:-1])])
+        process.stdout.close()
+        assert -signal.SIGKILL == process.wait(10)
+
+        store = Store.open(path)
+        seen = {record.id for _, record in store.exchanges()}
+        noted = store.positions()["r"].offset
+        assert noted >= acknowledged
+        assert {f"x{n}" for n in range(noted)} == seen
+        assert {"a": {"pending": len(seen)}, "b": {"pending": len(seen)}} == store.counts()
+        assert len(seen) * 2 == len(store.deliveries(limit=1_000_000))
+        for delivery in store.deliveries(sink="a", limit=1_000_000):
+            assert delivery.exchange == store.trace(delivery.sequence).id
+        store.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 500, b"SQLite format 3\0" + b"\xa5" * 9000])
+def test_a_damaged_file_is_set_aside_and_a_new_store_begun(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.with_name("store.db-wal").write_bytes(b"its log")
+    with capture_logs() as logs:
+        store = Store.open(path, now=Clock())
+    assert ["store_set_aside"] == [log["event"] for log in logs]
+    stored(store, an_item())
+    store.close()
+    assert "store.db" in names(path)
+    assert content == path.with_name("store.db.corrupt-20260921T141320").read_bytes()
+
+
+def test_damage_that_is_found_later_is_told_and_the_owner_can_start_over(path: Path) -> None:
+    with_damaged_pages(path)
+    store = Store.open(path, full_sync=True, now=Clock())
+    with pytest.raises(StoreCorrupt):
+        list(store.exchanges())
+    with pytest.raises(StoreCorrupt):
+        store.commit([an_item("new")])
+    again = store.start_over()
+    stored(again, an_item("new"))
+    assert ["new"] == [record.id for _, record in again.exchanges()]
+    again.close()
+    assert ["store.db", "store.db.corrupt-20260921T141320"] == [name for name in names(path) if "-shm" not in name]
+
+
+def test_a_store_in_memory_can_start_over() -> None:
+    store = Store.open(None)
+    stored(store, an_item())
+    again = store.start_over()
+    assert 0 == again.count()
+    again.close()
+
+
+def test_a_reader_sees_what_its_owner_commits_and_changes_nothing(path: Path) -> None:
+    store = Store.open(path)
+    stored(store, an_item())
+    reader = Store.open_reader(path)
+    stored(store, an_item("x2"))
+    assert store.deliveries() == reader.deliveries()
+    assert a_record("x2") == reader.record(2)
+    assert a_trace("x2") == reader.trace(2)
+    assert store.counts() == reader.counts()
+    with pytest.raises(StoreUnavailable):
+        reader.commit([an_item("x3")])
+    with pytest.raises(StoreUnavailable):
+        reader.save(reader.deliveries())
+    assert 2 == store.count()
+    reader.close()
+    store.close()
+
+
+def test_a_reader_without_a_store_is_told_so(path: Path) -> None:
+    with pytest.raises(SidestreamError, match="no store yet"):
+        Store.open_reader(path)
+
+
+def test_a_full_disk_fails_the_whole_commit_and_the_next_one_works(path: Path) -> None:
+    store = Store.open(path)
+    stored(store, an_item("x1"))
+    room = "PRAGMA max_page_count = {}"
+    database = store._database  # noqa: SLF001  # there is no other way to a full disk that works everywhere
+    ((pages,),) = database.rows("PRAGMA page_count")
+    database.rows(room.format(pages + 5))
+    large = Item(a_record("x3", request_chunks=(os.urandom(200_000),)), a_trace("x3"), None, ["explorer"])
+    with pytest.raises(StoreUnavailable):
+        store.commit([an_item("x2"), large], positions={"r": Position(1, 2)})
+    assert (1, {}, {"explorer": {"pending": 1}}) == (store.count(), store.positions(), store.counts())
+    database.rows(room.format(pages + 500))
+    assert 2 == len(store.commit([an_item("x2"), large], positions={"r": Position(1, 2)}))
+    assert (3, {"r": Position(1, 2)}) == (store.count(), store.positions())
+    store.close()
+
+
+def test_the_size_is_that_of_the_files(path: Path) -> None:
+    store = Store.open(path)
+    stored(store, an_item())
+    assert path.stat().st_size + path.with_name("store.db-wal").stat().st_size == store.size()
+    assert store.held_bytes() > 0
+    store.close()
+
+
+def test_the_store_may_be_used_from_another_thread_than_it_was_opened_in(path: Path) -> None:
+    store = Store.open(path)
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            stored(store, an_item())
+        except BaseException as error:  # noqa: BLE001  # for the test to see
+            failures.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(10)
+    assert [] == failures
+    assert 1 == store.count()
+    store.close()

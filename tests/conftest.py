@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,18 @@ from doubles import Witness, captures, ordinary_statuses
 from sidestream.testing import ScriptedUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Generator
     from pathlib import Path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """A test may keep files small, as a full disk does; what is reported of it is written when it is over."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,8 @@ async def holds_the_end(request: web.Request, handler: Handler) -> web.StreamRes
         if hold_failures:
             raise hold_failures.pop()
 
-    exchange.before_end.append(held)
+    if "x-do-not-hold" not in request.headers:
+        exchange.before_end.append(held)
     return await handler(request)
 
 

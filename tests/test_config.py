@@ -455,3 +455,16 @@ def test_a_host_that_no_resolver_takes_is_refused(host: str) -> None:
         load({"server": {"host": host}})
     with pytest.raises(ConfigError, match=r"upstreams\.anthropic\.url"):
         load({"upstreams": {"anthropic": {"url": f"http://{host}"}}})
+
+
+@pytest.mark.parametrize("mode", ["thread", "none"])
+def test_several_workers_need_a_recorder_of_their_own(mode: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"server": {"workers": 2}, "recorder": {"mode": mode}}, {})
+    assert ["server.workers"] == [problem.path for problem in caught.value.problems]
+
+
+def test_without_a_home_directory_the_data_needs_an_absolute_path() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"recorder": {"dir": "~nobody-of-that-name/x"}}, {})
+    assert ["recorder.dir"] == [problem.path for problem in caught.value.problems]

@@ -169,3 +169,9 @@ def test_a_time_that_is_none_is_refused(file: Path, since: str) -> None:
 def test_the_configuration_may_come_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDESTREAM_CONFIG", str(file))
     assert "2 to be sent again\n" == run(redeliver).stdout
+
+
+@pytest.mark.parametrize("option", ["--dataset", "--sink", "--exchange"])
+def test_a_name_that_is_no_text_is_refused(option: str) -> None:
+    answer = CliRunner().invoke(redeliver, [option, "\udcff"])
+    assert (2, True) == (answer.exit_code, "expected printable text" in answer.output)

@@ -71,7 +71,7 @@ def create_app(
     gateway = _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain))
     app[LIVE] = gateway[LIVE]
     if control is not None:  # one process of several, under a supervisor
-        control.stats = lambda: relay_stats(gateway)
+        control.stats = lambda: relay_stats(gateway) if BESIDE in gateway else {}
         gateway[TOTALS] = control.totals
     app.add_subapp(loaded.server.prefix, gateway)
     app.router.add_route("*", "/{tail:.*}", _no_such_route)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,7 +24,6 @@ from sidestream.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 __all__ = ["Config", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "load", "to_yaml"]
 
@@ -110,6 +110,10 @@ def data_directory(value: str) -> str:
     """A directory: absolute, or in somebody's home."""
     if not value.startswith(("/", "~")) or "\0" in value:
         raise ValueError("expected an absolute path, or one that begins with ~")
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("it begins with ~, but there is no such home directory; give an absolute path") from None
     return value
 
 
@@ -198,6 +202,7 @@ def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping
             "sinks", top.get("sinks"), [{"jsonl": {"path": f"{directory.default(env)}/traces.jsonl"}}], problems
         ),
     )
+    _check_together(config.server, config.recorder, problems)
     # What could not be read is no value to find fault with a second time.
     told = {problem.path for problem in unreadable}
     if found := unreadable + [problem for problem in problems if problem.path not in told]:
@@ -237,12 +242,18 @@ def _section(
     return kind(**values) if len(problems) == before else default
 
 
-def _recorder(value: object, env: Mapping[str, str], problems: list[Problem]) -> Recorder:
-    default = Recorder(dir=directory.default(env))
-    recorder = _section(Recorder, value, default, "recorder", problems) or default
+def _check_together(server: Server, recorder: Recorder, problems: list[Problem]) -> None:
+    """What each alone may be, and both together may not."""
     if recorder.durability == "strict" and recorder.mode == "none":
         problems.append(Problem("recorder.mode", "'none' keeps nothing on a disk, so durability cannot be 'strict'"))
-    return recorder
+    if server.workers > 1 and recorder.mode in {"thread", "none"}:
+        message = f"more than one needs a recorder that is a process of its own, not recorder.mode: {recorder.mode}"
+        problems.append(Problem("server.workers", message))
+
+
+def _recorder(value: object, env: Mapping[str, str], problems: list[Problem]) -> Recorder:
+    default = Recorder(dir=directory.default(env))
+    return _section(Recorder, value, default, "recorder", problems) or default
 
 
 def _upstreams(value: object, problems: list[Problem]) -> dict[str, Upstream]:

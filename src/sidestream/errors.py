@@ -98,7 +98,7 @@ class Retryable(DeliveryError):
 
 
 class Ambiguous(DeliveryError):
-    """Nobody knows: it was sent, and may have arrived. `server_error` tells that the destination answered 500."""
+    """Nobody knows: it was sent, and may have arrived. `server_error` says that the answer was a 5xx."""
 
     def __init__(self, message: str, *, server_error: bool = False) -> None:
         super().__init__(message)

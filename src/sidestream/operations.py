@@ -57,7 +57,7 @@ def relay_stats(app: web.Application) -> RelayStats:
         "middleware_failures": counters.middleware_failures,
         "inexact": counters.inexact,
         "log_lines_dropped": logs.lines_dropped(),
-        "gauges": {"live": len(live)},
+        "gauges": {"live": len(live), "waiting_bytes": app[INTAKE].waiting},
     }
 
 

@@ -52,6 +52,8 @@ class RelayGauges(TypedDict, total=False):
 
     live: int
     """Exchanges under way."""
+    waiting_bytes: int
+    """Memory of what was captured and is not written down yet."""
 
 
 class RelayStats(TypedDict, total=False):

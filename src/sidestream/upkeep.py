@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidestream.config import Config
-    from sidestream.recorder.socket import Prune, Redeliver, Reprocess
+    from sidestream.recorder.requests import Prune, Redeliver, Reprocess
     from sidestream.store.rows import Delivery
 
 _STATES = ("pending", "sending", "delivered", "retry_at", "parked", "dead")
@@ -40,6 +40,13 @@ def _parsed(kind: str) -> Callable[[click.Context, click.Parameter, str | None],
             raise click.BadParameter(str(error)) from None
 
     return parse
+
+
+def _text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """What can be a name at all: a command line may have bytes that are no text."""
+    if value is not None and not value.isprintable():
+        raise click.BadParameter("expected printable text")
+    return value
 
 
 def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -61,9 +68,9 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.command(cls=Command)
 @with_file
 @click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these; may be repeated.")
-@click.option("--sink", help="Only to this sink.")
-@click.option("--dataset", help="Only of this dataset.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many.")
+@click.option("--sink", callback=_text, help="Only to this sink.")
+@click.option("--dataset", callback=_text, help="Only of this dataset.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="The newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def deliveries(
     file: Path | None, states: tuple[str, ...], sink: str | None, dataset: str | None, limit: int, as_json: bool
@@ -100,14 +107,14 @@ def deliveries(
     show_default=True,
     help="Those that are so; may be repeated.",
 )
-@click.option("--sink", help="Only to this sink.")
-@click.option("--dataset", help="Only of this dataset.")
-@click.option("--exchange", help="Only this exchange.")
+@click.option("--sink", callback=_text, help="Only to this sink.")
+@click.option("--dataset", callback=_text, help="Only of this dataset.")
+@click.option("--exchange", callback=_text, help="Only this exchange.")
 def redeliver(
     file: Path | None, states: tuple[str, ...], sink: str | None, dataset: str | None, exchange: str | None
 ) -> None:
     """Have traces sent again that were parked or given up."""
-    from sidestream.recorder.socket import Redeliver  # noqa: PLC0415
+    from sidestream.recorder.requests import Redeliver  # noqa: PLC0415
     from sidestream.store.rows import State  # noqa: PLC0415
 
     asked = Redeliver(states=[State(state) for state in states], sink=sink, dataset=dataset, exchange=exchange)
@@ -121,7 +128,7 @@ def redeliver(
 @click.option("--bytes", "max_bytes", callback=_parsed("Size"), help="Keep so much: 5GiB. [default: retention.bytes]")
 def prune(file: Path | None, age: float | None, max_bytes: int | None) -> None:
     """Remove old exchanges from the store. What is still to be delivered stays."""
-    from sidestream.recorder.socket import Prune  # noqa: PLC0415
+    from sidestream.recorder.requests import Prune  # noqa: PLC0415
 
     config = _config(file)
     retention = config.recorder.retention
@@ -135,12 +142,12 @@ def prune(file: Path | None, age: float | None, max_bytes: int | None) -> None:
 
 @click.command(cls=Command)
 @with_file
-@click.option("--dataset", help="Only this dataset.")
+@click.option("--dataset", callback=_text, help="Only this dataset.")
 @click.option("--since", callback=_moment, metavar="TIME", help="Only what began since: 2026-11-22T14:00, or 3d ago.")
 @click.option("--redeliver", "again", is_flag=True, help="Send the result again, to all sinks.")
 def reprocess(file: Path | None, dataset: str | None, since: float | None, again: bool) -> None:
     """Read what is stored again, with this version's converter. Without --redeliver nothing is sent again."""
-    from sidestream.recorder.socket import Reprocess  # noqa: PLC0415
+    from sidestream.recorder.requests import Reprocess  # noqa: PLC0415
 
     asked = Reprocess(dataset=dataset, since=since, redeliver=again)
     with click.progressbar(length=1, label="reading again", file=sys.stderr) as bar:

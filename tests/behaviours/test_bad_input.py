@@ -64,7 +64,9 @@ async def test_a_path_outside_of_the_prefix_is_not_found(url: str, upstream: Scr
     await check(url, upstream, line(path), 404, "unknown_route")
 
 
-@pytest.mark.parametrize("dataset", ["my.agent", "my%20agent", "a" * 257, "anthropic", "", f"{CANARY}!"])
+@pytest.mark.parametrize(
+    "dataset", ["my.agent", "my%20agent", "a" * 257, "anthropic", "", f"{CANARY}!", "sk-ant-1", f"inv-{'0' * 64}"]
+)
 async def test_a_bad_dataset_is_refused(url: str, upstream: ScriptedUpstream, dataset: str) -> None:
     path = f"/api/v1/gateway/{dataset}/anthropic/v1/messages"
     await check(url, upstream, line(path, method="POST"), 400, "bad_dataset")

@@ -11,7 +11,7 @@ import pytest
 from rawhttp import exchange, post
 from sidestream.errors import SidestreamError
 from sidestream.recorder.asking import ask
-from sidestream.recorder.socket import Redeliver
+from sidestream.recorder.requests import Redeliver
 from sidestream.store.rows import State
 from sidestream.store.store import Store
 from sidestream.testing import FakeExplorer, gateway

@@ -50,7 +50,9 @@ async def _kills(count: int) -> bool:
             found = await kills(Path(folder), durability, count)
         counts = found.stored_twice, found.pushed_twice, found.left.undelivered
         rows.append((durability, count, len(found.calls.clean), len(found.lost), len(found.unexplained), *counts))
-        good = good and found.left.sound and not (found.lost if durability == "strict" else found.unexplained)
+        lost = found.lost if durability == "strict" else found.unexplained
+        good = good and found.left.sound and found.delivered and not (lost or found.stored_twice)
+        good = good and found.left.undelivered == 0 and found.pushed_twice <= count
     table(*rows)
     return good
 
@@ -68,7 +70,8 @@ async def _outage(count: int) -> bool:
     moments = ("a tenth of the load", "all of it", "drained")
     kinds = list(found.memory[0])
     table(("MB when it had", *kinds), *((when, *mb.values()) for when, mb in zip(moments, found.memory, strict=True)))
-    return found.delivered and found.in_order and sum(found.pushed.values()) == len(found.pushed)
+    flat = all(found.memory[1][kind] < 1.3 * found.memory[0][kind] + 10 for kind in kinds)
+    return flat and found.delivered and found.in_order and sum(found.pushed.values()) == len(found.pushed)
 
 
 async def _reloads(count: int) -> bool:
@@ -100,14 +103,17 @@ async def _disk(count: int) -> bool:
 
 
 async def _interference(megabytes: int) -> bool:
+    good = False
     rows: list[tuple[object, ...]] = [("recorder", "age of events, ms", "p50", "p99", "longest")]
     for mode in ("process", "thread"):
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             alone, beside = await interference(Path(folder), mode, megabytes)
         rows.append((mode, "alone", alone.p50, alone.p99, alone.longest))
         rows.append((mode, f"{megabytes} MB being understood", beside.p50, beside.p99, beside.longest))
+        if mode == "process":
+            good = beside.p99 < 3 * alone.p99 + 2
     table(*rows)
-    return True
+    return good
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import pytest
 from recording import REQUEST, Running, a_config, eventually, in_store, stored_records, written
 from sidestream.errors import SidestreamError
 from sidestream.recorder.asking import ask
-from sidestream.recorder.socket import Prune, Redeliver, Reprocess
+from sidestream.recorder.requests import Prune, Redeliver, Reprocess
 from sidestream.store.directory import Directory
 from sidestream.store.rows import State
 from sidestream.store.store import Store

@@ -13,7 +13,7 @@ from journaling import ROOMY
 from recording import eventually, in_store, stored_records, told, written
 from sidestream.providers import PROVIDERS
 from sidestream.providers.anthropic import Anthropic
-from sidestream.recorder.ingestion import Ingestion, understood, wanted
+from sidestream.recorder.ingestion import Ingestion, understood, wanted, weight
 from sidestream.sinks.base import Sink
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidestream.providers.base import Provider, Understood
+    from sidestream.store.rows import Item
     from sidestream.traces.model import Trace
 
 
@@ -209,3 +210,57 @@ async def test_interrupted_exchanges_become_traces_that_say_so(tmp_path: Path) -
     (record,) = stored_records(tmp_path)
     assert ("interrupted", "interrupted", "cut") == (record.outcome, trace.metadata["outcome"], trace.id)
     assert ((1, 1, 0), 1) == (bench.counted, bench.journals.counters.interrupted)
+
+
+async def test_a_store_that_takes_the_place_of_a_damaged_one_is_told_the_positions_of_idle_relays(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    idle, busy = (Journal(bench.directory.journal, strict=False, **ROOMY) for _ in range(2))
+    for journal, name in ((idle, "idle"), (busy, "a")):
+        journal.start()
+        told(journal, name)
+    await eventually(lambda: not idle.waiting and not busy.waiting)
+    while await bench.ingestion.step():
+        pass
+    before = await bench.shelf.call(bench.shelf.store.positions)
+    bench.directory.store.unlink()
+    told(busy, "b")
+    await eventually(lambda: not busy.waiting)
+    with capture_logs():
+        while await bench.ingestion.step():
+            pass
+    after = await bench.shelf.call(bench.shelf.store.positions)
+    assert before.keys() == after.keys()
+    assert 2 == len(after)
+    await idle.stop(5)
+    await busy.stop(5)
+    await bench.close()
+    assert ["b"] == in_store(tmp_path)
+
+
+async def test_what_is_understood_goes_into_the_store_in_portions_and_the_positions_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidestream.recorder.ingestion._MOST_UNDERSTOOD", 1)
+    await written(tmp_path, *"abcde")
+    bench = Bench(tmp_path, sinks=[ListSink()])
+    commits: list[tuple[int, bool]] = []
+    commit = bench.shelf.store.commit
+
+    def noted(items: list[Item], **about: Any) -> list[Item]:
+        commits.append((len(items), any(about.values())))
+        return commit(items, **about)
+
+    monkeypatch.setattr(bench.shelf.store, "commit", noted)
+    await bench.take_all()
+    await bench.close()
+    assert [(1, False)] * 4 + [(1, True)] == commits[:5]
+    assert (list("abcde"), (5, 5, 0)) == (in_store(tmp_path), bench.counted)
+
+
+def test_a_trace_weighs_its_text_and_its_values() -> None:
+    assert 0 == weight(None)
+    light, heavy, many = a_trace(text="x"), a_trace(text="x" * 10_000), a_trace(text=[{"a": [1, 2]}] * 1000)
+    assert 9_999 == weight(heavy) - weight(light)
+    assert weight(many) > 3 * 64 * 1000

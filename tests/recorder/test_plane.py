@@ -13,6 +13,7 @@ from sidestream.config import Retention
 from sidestream.options import Duration, Secret, Size
 from sidestream.recorder.memory import Memory
 from sidestream.recorder.plane import Plane
+from sidestream.sinks.choosing import Choosing
 from sidestream.stats import RecorderGauges, RecorderStats, merge
 from sidestream.store.directory import Directory
 from sidestream.store.reading import Journals
@@ -222,6 +223,29 @@ async def test_a_failure_of_ingestion_that_nobody_thought_of_is_told_to_the_owne
         with pytest.raises(MemoryError):
             await plane.until(asyncio.Event())
     await plane.stop(1)
+
+
+@pytest.mark.parametrize("through", ["journals", "memory"])
+async def test_a_failure_in_delivering_that_nobody_thought_of_is_counted_and_delivering_goes_on(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    def broken(*_args: Any) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    sink = ListSink()
+    plane = in_memory(memory, sink) if through == "memory" else journaled(tmp_path, sink)
+    with capture_logs() as logs:
+        await plane.start()
+        monkeypatch.setattr(Choosing, "choose", broken)
+        if through == "memory":
+            told(memory, "a")
+        else:
+            await written(tmp_path, "a")
+        assert ["a"] == [trace.id for trace in await sink.wait_for(1)]
+    assert 1 == plane.snapshot()["deliveries"]["listsink"]["restarts"]
+    assert ["sink_engine_failed"] == [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    await plane.stop(5)
 
 
 async def test_until_it_is_stopped_it_is_not_over(tmp_path: Path) -> None:

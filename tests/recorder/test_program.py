@@ -10,19 +10,19 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from journaling import ROOMY
 from recording import Running, a_config, eventually, in_store, stored_records, told, written
-from sidestream.recorder.program import RecorderThread
+from sidestream.errors import SidestreamError
+from sidestream.recorder.program import RecorderThread, run
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
 from sidestream.store.reading import Journals
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from sidestream.store.reading import Batch
 
@@ -231,3 +231,19 @@ async def test_a_thread_beside_another_recorder_waits_for_it(tmp_path: Path) -> 
         assert None is await thread.snapshot()
     await eventually(lambda: thread._plane)  # noqa: SLF001  # it has taken over
     await thread.stop()
+
+
+async def test_a_recorder_whose_directory_is_moved_ends_to_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may have the directory by now, and what it writes would be nobody's."""
+    monkeypatch.setattr("sidestream.recorder.program._LOOK", 0.01)
+    started = asyncio.Event()
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            running = asyncio.ensure_future(run(a_config(tmp_path), asyncio.Event(), lambda _plane: started.set()))
+            await started.wait()
+            (tmp_path / "data").rename(tmp_path / "elsewhere")
+            with pytest.raises(SidestreamError, match="deleted or moved"):
+                await running
+    assert 1 == sum(entry["event"] == "recorder_directory_lost" for entry in logs)

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import stat
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -17,7 +18,6 @@ from sidestream.store.directory import Directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 URL = "http://recorder"
 
@@ -52,7 +52,7 @@ async def test_what_a_killed_recorder_left_is_replaced(tmp_path: Path) -> None:
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Temporary files have a folder of their own, with a short name."""
     with tempfile.TemporaryDirectory(prefix="s") as folder:
-        monkeypatch.setattr("tempfile.tempdir", folder)
+        monkeypatch.setattr("sidestream.store.directory._ELSEWHERE", Path(folder))
         yield
 
 

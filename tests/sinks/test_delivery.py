@@ -9,11 +9,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from delivering import SOON, STANDSTILL, Bench, a_trace
+from recording import eventually
 from sidestream.errors import Ambiguous, Retryable, SidestreamError, Unauthorized, Undeliverable
 from sidestream.options import Secret
+from sidestream.sinks.attempts import Attempts
 from sidestream.sinks.base import Found, Sink
+from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.delivery import Deliverer
 from sidestream.sinks.policy import KEYLESS, NO_KEY, REFUSED_KEY, REFUSED_OWN_KEY, UNCLEAR
+from sidestream.sinks.visits import Turn
 from sidestream.store.rows import Lane, State
 from sidestream.testing import ListSink
 from sidestream.traces.model import Trace
@@ -659,7 +663,7 @@ async def test_a_new_row_of_a_key_that_has_rested_brings_the_parked_ones_with_it
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "parked"})
         sink.valid = {"key-a"}
-        engine._breakers["a"].until = 0.0  # noqa: SLF001 (an hour goes by)
+        engine._choosing.breakers["a"].until = 0.0  # noqa: SLF001 (an hour goes by)
         engine.wake(await bench.add(sink, a_trace("x2"), fingerprint="a"))
         await bench.until({"x1": "delivered", "x2": "delivered"})
 
@@ -846,6 +850,128 @@ async def test_a_row_opened_again_is_delivered_before_the_one_its_lane_waits_for
         await bench.call(bench.store.save, rows[:1])
         engine.wake([Lane("", "demo")], reopened=True)
         await bench.until({"x1": "delivered", "x2": "retry_at"})
+
+
+# Defects of ours
+
+
+@pytest.fixture
+def failing_turns(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Each of these is raised by one turn of an engine."""
+    failures: list[BaseException] = []
+    whole = Choosing.choose
+
+    def choose(self: Choosing, turn: Turn, free: int, now: float) -> None:
+        whole(self, turn, free, now)
+        if failures:
+            raise failures.pop(0)
+
+    monkeypatch.setattr(Choosing, "choose", choose)
+    return failures
+
+
+@pytest.mark.parametrize("failure", [KeyError("inv-canary"), MemoryError(), asyncio.CancelledError()])
+async def test_an_engine_that_fails_begins_anew_and_tells_once(
+    bench: Bench, failing_turns: list[BaseException], failure: BaseException
+) -> None:
+    sink = ListSink()
+    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("y1", dataset="other"))
+    with capture_logs() as logs:
+        async with bench.delivering(sink) as engine:
+            await sink.wait_for(3)
+            failing_turns.append(failure)
+            engine.wake(await bench.add(sink, a_trace("x3")))
+            await bench.until(dict.fromkeys(("x1", "x2", "x3", "y1"), "delivered"))
+
+    assert sorted(ids(sink.traces)) == ["x1", "x2", "x3", "y1"]
+    assert engine.counters.restarts == 1
+    assert [log["error"] for log in events(logs, "sink_engine_failed")] == [type(failure).__name__]
+    assert "canary" not in str(logs)
+
+
+async def test_what_is_under_way_when_the_engine_fails_ends_and_is_not_sent_again(
+    bench: Bench, failing_turns: list[BaseException]
+) -> None:
+    sink = Gate()
+    sink.concurrency = 2
+    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    with capture_logs() as logs:
+        async with bench.delivering(sink, dataclasses.replace(SOON, settle=5)) as engine:
+            await sink.next()
+            failing_turns.append(KeyError())
+            engine.wake(await bench.add(sink, a_trace("y1", dataset="other")))
+            await eventually(lambda: engine.counters.restarts)
+            sink.gate.set()
+            await bench.until({"x1": "delivered", "x2": "delivered", "y1": "delivered"})
+
+    assert sorted(sink.done) == ["x1", "x2", "y1"]
+    assert not events(logs, "sink_deliveries_interrupted")
+
+
+async def test_what_hangs_when_the_engine_fails_is_looked_for(bench: Bench, failing_turns: list[BaseException]) -> None:
+    class Hanging(Lossy):
+        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
+            await super().deliver(trace, credential, attempt)
+            await asyncio.Event().wait()
+            return None
+
+    sink = Hanging()
+    await bench.add(sink, a_trace("x1"))
+    async with bench.delivering(sink) as engine:
+        await sink.wait_for(1)
+        failing_turns.append(KeyError())
+        engine.wake([Lane("", "other")])
+        await bench.until({"x1": "delivered"})
+
+    assert (ids(sink.traces), engine.counters.found) == (["x1"], 1)
+
+
+async def test_what_a_failed_turn_had_claimed_is_looked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*_args: object) -> None:
+        monkeypatch.undo()
+        raise KeyError
+
+    monkeypatch.setattr(Attempts, "begin", begin)
+    sink = Lossy()
+    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    async with bench.delivering(sink) as engine:
+        rows = await bench.until({"x1": "delivered", "x2": "delivered"})
+
+    assert (ids(sink.traces), [row.attempts for row in rows]) == (["x1", "x2"], [2, 1])
+    assert (engine.counters.restarts, engine.counters.looked_up, engine.counters.found) == (1, 1, 0)
+
+
+async def test_an_engine_that_fails_again_and_again_stops_all_the_same(
+    bench: Bench, failing_turns: list[BaseException]
+) -> None:
+    sink = ListSink()
+    failing_turns += [KeyError() for _ in range(100_000)]
+    await bench.add(sink, a_trace("x1"))
+    with capture_logs():
+        async with bench.delivering(sink) as engine:
+            await bench.visited(6)
+            await asyncio.wait_for(engine.stop(0.1), 5)
+
+    assert engine.counters.restarts > 2
+    assert await bench.states() == [("x1", "pending")]
+
+
+async def test_a_sink_that_is_open_is_not_opened_again_when_the_engine_begins_anew(
+    bench: Bench, failing_turns: list[BaseException]
+) -> None:
+    class Once(ListSink):
+        opened = 0
+
+        async def open(self) -> None:
+            self.opened += 1
+
+    sink = Once()
+    failing_turns.append(KeyError())
+    await bench.add(sink, a_trace("x1"))
+    async with bench.delivering(sink) as engine:
+        await sink.wait_for(1)
+
+    assert (sink.opened, engine.counters.restarts) == (1, 1)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, None, "4"])

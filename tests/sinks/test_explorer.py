@@ -1,9 +1,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from delivering import HELLO, SOON, Bench, a_trace
-from sidestream.errors import Ambiguous, DeliveryError, Retryable, Unauthorized, Undeliverable
+from exploring import KEY, OTHER_KEY, STORED, a_sink, answer, answering, found, opened, pushed
+from sidestream.errors import Ambiguous, Retryable, Unauthorized
 from sidestream.options import Duration, Secret
 from sidestream.sinks.base import Found
 from sidestream.sinks.explorer import Explorer
 from sidestream.testing import FakeExplorer
-from sidestream.traces.model import Trace
-
-KEY = "inv-" + "a" * 64
-OTHER_KEY = "inv-" + "b" * 64
-STORED = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"id":["1"]}'
-
-
-def a_sink(url: str, **options: Any) -> Explorer:
-    return Explorer(url=url, **{"api_key": Secret(KEY), **options})
-
-
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[Explorer]:
-    sink = a_sink(url, **options)
-    await sink.open()
-    try:
-        yield sink
-    finally:
-        await sink.close()
-
-
-async def pushed(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> str | None:
-    async with opened(url, **options) as sink:
-        return await sink.deliver(trace or a_trace(), credential, 1)
-
-
-async def found(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> Found | None:
-    async with opened(url, **options) as sink:
-        return await sink.find(trace or a_trace(), credential)
-
-
-async def refused(url: str, **options: Any) -> DeliveryError:
-    with pytest.raises(DeliveryError) as caught:
-        await pushed(url, **options)
-    return caught.value
 
 
 @pytest.fixture
@@ -64,30 +28,6 @@ async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
     yield bench
     await bench.close()
-
-
-@asynccontextmanager
-async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that answers the n-th connection with the n-th of `answers` and closes it; its address and requests."""
-    left = list(answers)
-    requests: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-        requests.append(head + await reader.readexactly(length))
-        writer.write(left.pop(0))
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield f"http://{host}:{port}", requests
-
-
-def answer(body: bytes, status: str = "200 OK") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 # Options
@@ -210,120 +150,6 @@ async def test_a_trace_of_many_megabytes_arrives_whole(explorer: FakeExplorer) -
     assert explorer.traces[0].messages == [{"role": "user", "content": [image]}]
 
 
-# What the answers mean
-
-
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_a_status_that_means_later(explorer: FakeExplorer, status: int) -> None:
-    explorer.fail_next(status)
-    error = await refused(explorer.url)
-    assert (type(error), str(error)) == (Retryable, f"Explorer answered {status}")
-
-
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_status_that_speaks_of_the_key(explorer: FakeExplorer, status: int) -> None:
-    explorer.fail_next(status)
-    assert type(await refused(explorer.url)) is Unauthorized
-
-
-async def test_after_a_500_nobody_knows(explorer: FakeExplorer) -> None:
-    explorer.fail_next(500)
-    error = await refused(explorer.url)
-    assert isinstance(error, Ambiguous)
-    assert error.server_error
-
-
-@pytest.mark.parametrize("status", [201, 204, 301, 302, 307, 308, 400, 404, 408, 413, 422, 501, 520])
-async def test_any_other_status_is_final(explorer: FakeExplorer, status: int) -> None:
-    explorer.fail_next(status)
-    error = await refused(explorer.url)
-    assert isinstance(error, Undeliverable)
-    assert f"Explorer answered {status}" in str(error)
-
-
-async def test_after_a_lost_answer_nobody_knows(explorer: FakeExplorer) -> None:
-    explorer.fail_next(drop=True)
-    error = await refused(explorer.url)
-    assert isinstance(error, Ambiguous)
-    assert not error.server_error
-
-
-async def test_after_no_answer_within_the_timeout_nobody_knows(explorer: FakeExplorer) -> None:
-    explorer.fail_next(hang=True)
-    error = await refused(explorer.url, timeout=Duration(0.1))
-    assert (type(error), str(error)) == (Ambiguous, "no reply within 100ms")
-
-
-async def test_what_is_not_there_got_nothing(unused_tcp_port: int) -> None:
-    error = await refused(f"http://127.0.0.1:{unused_tcp_port}")
-    assert (type(error), str(error)) == (Retryable, "there is no connection: ClientConnectorError")
-
-
-async def test_what_does_not_answer_a_tls_handshake_got_nothing() -> None:
-    async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await left.wait()
-        writer.close()
-
-    left = asyncio.Event()
-    async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        error = await refused(f"https://127.0.0.1:{port}", timeout=Duration(0.1))
-        left.set()
-
-    assert type(error) is Retryable
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
-    ],
-)
-async def test_a_200_whose_body_breaks_off_is_a_stored_trace(answer: bytes) -> None:
-    async with answering(answer) as (url, _):
-        assert await pushed(url) is None
-
-
-@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"{}", b"", b"[" * 70_000])
-async def test_a_200_that_is_not_an_explorers_is_no_delivery(body: bytes) -> None:
-    async with answering(answer(body)) as (url, _):
-        error = await refused(url)
-
-    assert (type(error), str(error)) == (Undeliverable, "the answer is 200, but not an Explorer's; is `url` right?")
-
-
-async def test_after_what_is_not_http_nobody_knows() -> None:
-    async with answering(b"SSH-2.0-OpenSSH\r\n\r\n") as (url, _):
-        assert type(await refused(url)) is Ambiguous
-
-
-@pytest.mark.parametrize(("value", "pause"), [("0", 0), ("90", 90), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
-async def test_a_pause_is_a_number_or_a_date(value: str, pause: int) -> None:
-    assert await pause_after(value) == pause
-
-
-async def test_a_pause_until_a_date_is_the_time_until_then() -> None:
-    pause = await pause_after(format_datetime(datetime.now(UTC) + timedelta(seconds=200), usegmt=True))
-
-    assert pause is not None
-    assert 100 <= pause <= 200
-
-
-@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "", "Wed, 99 Oct 2015 07:28:00 GMT"])
-async def test_a_pause_that_cannot_be_read_is_none(value: str) -> None:
-    assert await pause_after(value) is None
-
-
-async def pause_after(value: str) -> float | None:
-    """The pause that an answer with this ``Retry-After`` asks for."""
-    later = f"HTTP/1.1 503 Later\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
-    async with answering(later) as (url, _):
-        error = await refused(url)
-    assert isinstance(error, Retryable)
-    return error.after
-
-
 # Looking for what may have arrived
 
 
@@ -358,7 +184,7 @@ async def test_what_others_pushed_does_not_disturb_the_search(metadata: bytes) -
         assert await found(url) == Found("2")
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 507, 520])
 async def test_an_explorer_in_trouble_cannot_be_asked_now(explorer: FakeExplorer, status: int) -> None:
     explorer.fail_next(status, method="GET")
     with pytest.raises(Retryable):
@@ -395,10 +221,53 @@ async def test_a_list_that_is_not_an_explorers_tells_nothing(body: bytes) -> Non
 
 
 async def test_a_list_that_is_too_long_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidestream.sinks.explorer._LIST_LIMIT", 1000)
+    monkeypatch.setattr("sidestream.sinks.explorer_list._LONGEST", 1000)
     async with answering(answer(b'{"username":"u"}'), answer(b"[" + b" " * 1000 + b"]")) as (url, _):
         with pytest.raises(Ambiguous, match="too long"):
             await found(url)
+
+
+async def test_a_list_is_not_read_any_further_than_the_trace() -> None:
+    """It never ends, and no limit of time passes."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    listed = b'[{"id":"2","extra_metadata":{"sidestream":{"exchange":"x1"}}},'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b'{"username":"u"}'))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"%x\r\n%s\r\n" % (len(listed), listed))
+        with suppress(ConnectionError):
+            await reader.read()  # until the other side has gone
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        assert await asyncio.wait_for(found(f"http://{host}:{port}"), 5) == Found("2")
+
+
+async def test_there_is_one_look_at_a_time(explorer: FakeExplorer) -> None:
+    """However many deliveries run: each may have a long list to go through."""
+    for name in ("x1", "x2", "x3"):
+        await pushed(explorer.url, a_trace(name))
+    explorer.requests.clear()
+    async with opened(explorer.url) as sink:
+        looks = [sink.find(a_trace(name), None) for name in ("x1", "x2", "x3")]
+        assert [Found(trace.id) for trace in explorer.traces] == await asyncio.gather(*looks)
+
+    assert ["identity", "traces"] * 3 == [path.rpartition("/")[2] for _, path in explorer.requests]
+
+
+async def test_a_look_that_failed_or_was_cancelled_does_not_hold_up_the_next_one(explorer: FakeExplorer) -> None:
+    remote = await pushed(explorer.url, a_trace("x1"))
+    explorer.fail_next(method="GET", status=503)
+    explorer.fail_next(method="GET", hang=True)
+    async with opened(explorer.url) as sink:
+        with pytest.raises(Retryable):
+            await sink.find(a_trace("x1"), None)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(sink.find(a_trace("x1"), None), 0.1)
+        assert await sink.find(a_trace("x1"), None) == Found(remote)
 
 
 async def test_a_key_that_is_refused_at_a_look_is_unauthorized(explorer: FakeExplorer) -> None:

@@ -20,8 +20,8 @@ def test_a_lane_is_ready_once_however_often_it_is_woken() -> None:
 def test_a_lane_that_was_found_empty_is_forgotten_until_it_is_woken_again() -> None:
     lanes = Lanes()
     looked_at(lanes, A)
-    lanes.looked()
     lanes.empty(A)
+    lanes.looked()
     assert not lanes.ready
     lanes.wake(A)
     assert list(lanes.ready) == [A]
@@ -32,16 +32,33 @@ def test_a_lane_woken_while_it_is_looked_at_is_looked_at_again() -> None:
         lanes = Lanes()
         looked_at(lanes, A)
         lanes.wake(A)
-        lanes.looked()
         end(lanes, A)
+        lanes.looked()
         assert list(lanes.ready) == [A]
+
+
+def test_a_lane_that_is_deferred_waits_even_if_it_was_woken_while_it_was_looked_at() -> None:
+    lanes = Lanes()
+    looked_at(lanes, A)
+    lanes.wake(A)
+    lanes.defer(A, 9.0)
+    assert (list(lanes.ready), lanes.next_due) == ([], 9.0)
+
+
+def test_what_woke_a_lane_is_forgotten_when_the_look_is_over() -> None:
+    lanes = Lanes()
+    looked_at(lanes, A)
+    lanes.wake(A)
+    lanes.looked()
+    lanes.wait(A, 9.0)
+    assert (list(lanes.ready), lanes.next_due) == ([], 9.0)
 
 
 def test_a_lane_waits_until_it_is_due_and_new_rows_do_not_change_that() -> None:
     lanes = Lanes()
     looked_at(lanes, A)
-    lanes.looked()
     lanes.wait(A, 9.0)
+    lanes.looked()
     lanes.wake(A)
     lanes.fall_due(8.0)
     assert (list(lanes.ready), lanes.next_due) == ([], 9.0)
@@ -52,8 +69,8 @@ def test_a_lane_waits_until_it_is_due_and_new_rows_do_not_change_that() -> None:
 def test_a_lane_with_rows_opened_again_does_not_wait() -> None:
     lanes = Lanes()
     looked_at(lanes, A)
-    lanes.looked()
     lanes.wait(A, 9.0)
+    lanes.looked()
     lanes.wake(A, reopened=True)
     lanes.fall_due(9.0)
     assert list(lanes.ready) == [A]

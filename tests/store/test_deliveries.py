@@ -10,12 +10,14 @@ import pytest
 
 from sidestream.store.database import Database
 from sidestream.store.deliveries import NOT_CONFIGURED
-from sidestream.store.rows import OPEN, Lane, Redelivered, State
+from sidestream.store.rows import OPEN, Lane, Redelivered, Replacement, State
 from sidestream.store.store import Store
-from stored import Clock, an_item, moved, stored
+from stored import Clock, a_trace, an_item, moved, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sidestream.store.rows import Delivery
 
 DEMO = Lane("", "demo")
 
@@ -102,6 +104,53 @@ def test_saving_what_is_gone_is_passed_over(store: Store) -> None:
     second.attempts = 5
     store.save([first, second])
     assert [second] == store.deliveries()
+
+
+def test_the_end_of_a_send_is_not_noted_for_another_exchange_that_got_its_row(store: Store) -> None:
+    """As after a damaged store was set aside: the new one counts from 1 again."""
+    (row,) = stored(store, an_item("new"))
+    store.save([replace(row, exchange="old", state=State.DELIVERED)])
+    assert ["pending"] == states(store)
+
+
+def anew(store: Store, delivery: Delivery) -> None:
+    store.replace([Replacement(delivery.sequence, a_trace(text="New"), None, ["explorer"])])
+
+
+def test_a_new_version_made_amid_a_send_is_unclear_until_that_has_ended(store: Store) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.SENDING, attempts=1, tried_at=1.0)
+    anew(store, delivery)
+    assert [("retry_at", True, 0)] == [(str(row.state), row.ambiguous, row.attempts) for row in store.deliveries()]
+
+
+@pytest.mark.parametrize("end", [State.DELIVERED, State.RETRY_AT, State.DEAD])
+def test_a_new_version_made_amid_a_send_is_sent_after_a_clear_end(store: Store, end: State) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.SENDING, attempts=1, tried_at=1.0)
+    anew(store, delivery)
+    moved(store, delivery, end, remote="old", due_at=9e9)
+    (row,) = store.deliveries()
+    assert (State.PENDING, False, 0, None, 0.0) == (row.state, row.ambiguous, row.attempts, row.remote, row.due_at)
+    moved(store, row, State.DELIVERED, remote="new")
+    assert [row] == store.deliveries()
+
+
+def test_a_new_version_made_amid_a_send_is_looked_for_after_an_unclear_end(store: Store) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.SENDING, attempts=1, tried_at=1.0)
+    anew(store, delivery)
+    moved(store, delivery, State.RETRY_AT, ambiguous=True, due_at=9e9)
+    (row,) = store.deliveries()
+    assert (State.RETRY_AT, True, 0, 0.0) == (row.state, row.ambiguous, row.attempts, row.due_at)
+
+
+def test_a_new_version_made_amid_a_look_is_not_taken_for_what_was_found(store: Store) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.RETRY_AT, ambiguous=True)
+    anew(store, delivery)
+    moved(store, delivery, State.DELIVERED, ambiguous=False)
+    assert ["pending"] == states(store)
 
 
 def test_parking_a_key_spares_other_keys_and_what_is_being_sent(store: Store) -> None:

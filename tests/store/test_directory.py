@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,34 @@ def test_a_link_in_the_place_of_a_sockets_directory_is_refused(tmp_path: Path) -
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     with pytest.raises(SidestreamError):
         private_parent(tmp_path / "link" / "x.sock")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_without_hard_links_there_is_one_fingerprint_key_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(lambda _: Directory(tmp_path / "data").fingerprint_key(), range(8)))
+    assert {(tmp_path / "data" / "fingerprint.key").read_bytes()} == keys
+    assert 0o600 == stat.S_IMODE((tmp_path / "data" / "fingerprint.key").stat().st_mode)
+    assert {32} == set(map(len, keys))
+    assert ["fingerprint.key", "journal"] == sorted(path.name for path in (tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("inside", "mode"), [(None, 0o700), ("store.db", 0o700), ("recorder.lock", 0o700), ("thesis.tex", 0o755)]
+)
+def test_a_directory_that_was_there_is_closed_to_others_if_it_is_ours(
+    tmp_path: Path, inside: str | None, mode: int
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    if inside:
+        (data / inside).touch()
+    Directory(data).prepare()
+    assert mode == stat.S_IMODE(data.stat().st_mode)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import sidestream.store.journal
-from journaling import ROOMY, begin, drained, end, until
+from journaling import ROOMY, Memory, begin, drained, end, until
 from sidestream.store import segments
 from sidestream.store.journal import Journal
 from sidestream.traces.entries import Kind
@@ -370,6 +371,65 @@ async def test_after_a_failed_sync_what_was_under_way_cannot_be_committed_and_wh
         await journal.committed(early)
 
 
+async def test_a_disk_that_takes_writes_and_no_syncs_has_not_recovered(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_file: int) -> None:
+        raise OSError(5, "broken")
+
+    monkeypatch.setattr(sidestream.store.journal, "_RETRY", 0.01)
+    with capture_logs() as logs:
+        journal = started(strict=True)
+        early = exchange(journal, "early", ended=False)
+        monkeypatch.setattr(segments, "_sync", broken)
+        with pytest.raises(OSError):
+            await journal.committed(early)
+        failures = journal.counters.write_failures
+        await happens(lambda: journal.counters.write_failures > failures + 5)
+        assert not journal.ready
+        assert len(list(started.root.glob("*/*.seg"))) <= 3
+        monkeypatch.undo()
+        await happens(lambda: journal.ready)
+        await journal.committed(exchange(journal, "late"))
+    assert ["journal_write_failed", "journal_write_recovered"] == [line["event"] for line in logs]
+
+
+async def test_an_exchange_with_a_part_that_was_left_unsynced_cannot_be_committed(
+    started: Started, limit_files: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "broken")
+
+    journal = started(strict=True)
+    early = exchange(journal, "early", b"x" * 500, ended=False)
+    await happens(lambda: not journal.waiting)
+    with monkeypatch.context() as patch, capture_logs():
+        patch.setattr(os, "ftruncate", broken)
+        patch.setattr(segments, "_sync", broken)
+        limit_files(1000)
+        journal.put(Kind.RESPONSE, early, 0.0, b"x" * 2000)
+        await happens(lambda: not journal.ready)
+    limit_files(resource.RLIM_INFINITY)
+    await happens(lambda: journal.ready)
+    with pytest.raises(OSError):
+        await journal.committed(early)
+    await journal.committed(exchange(journal, "late"))
+
+
+async def test_what_was_read_does_not_lie_there_until_more_follows(started: Started) -> None:
+    journal = started(age=0.05)
+    exchange(journal, "a", b"secret")
+    await happens(lambda: any(path.name == "00000002.seg" for path in started.root.glob("*/*")))
+    memory = Memory()
+    memory.take_all(memory.journals(started.root))
+    assert {"a"} == memory.records.keys()
+    assert ["00000002.seg"] == [path.name for path in started.root.glob("*/*.seg")]
+    exchange(journal, "b")
+    await journal.stop(5)
+    memory.take_all(memory.journals(started.root))
+    assert {"a", "b"} == memory.records.keys()
+
+
 async def test_only_a_strict_journal_commits(started: Started) -> None:
     journal = started()
     with pytest.raises(OSError):
@@ -450,3 +510,21 @@ def test_what_a_killed_relay_said_is_written_is_there(tmp_path: Path, lines: int
         parts = tuple(f"{name}.{part};".encode() * 10 for part in range(20))
         assert parts[: len(record.response_chunks)] == record.response_chunks
         assert (name in whole) <= (len(record.response_chunks) == 20)
+
+
+async def test_after_a_commit_that_came_too_late_nothing_is_taken_until_it_has_come(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    sync = segments._sync  # noqa: SLF001  # the disk
+    monkeypatch.setattr(segments, "_sync", lambda file: (let_go.wait(10), sync(file))[1])
+    journal = started(strict=True)
+    waiting = asyncio.ensure_future(journal.committed(exchange(journal, "a")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (False, None) == (journal.ready, journal.open())
+    let_go.set()
+    await happens(lambda: journal.ready)
+    await journal.committed(exchange(journal, "b"))

@@ -111,9 +111,9 @@ def test_several_relays_are_read_in_turn(root: Path) -> None:
     for relay in relays:
         for number in range(2000):
             relay.write(*pieces(number, f"{relay.name}-{number}", b"x" * 1000))
-    batch = Journals(root).read(3 << 20)
+    batch = Journals(root).read(6 << 20)
     assert {relay.name for relay in relays} == {record.id[:32] for record in batch.records}
-    assert batch.size < 4 << 20
+    assert batch.size < 8 << 20
     for relay in relays:
         relay.die()
 
@@ -159,6 +159,79 @@ def test_a_dead_relay_is_read_to_its_end_and_removed(root: Path, relay: Relay) -
     journals.done(batch)
     assert not relay.path.exists()
     assert not journals.read(MOST).found
+
+
+def test_what_a_dead_relay_left_open_comes_in_batches_that_fit_into_memory(root: Path, relay: Relay) -> None:
+    for number in range(20):
+        relay.write(*pieces(number, f"x{number}", b"x" * 100_000, ended=False))
+    memory = Memory()
+    journals = memory.journals(root)
+    memory.take_all(journals)
+    relay.die()
+    sizes = []
+    while (batch := journals.read(250_000)).found:
+        sizes.append(len(batch.records))
+        memory.commit(batch)
+        assert relay.path.exists()
+        journals.done(batch)
+    assert [3] * 6 + [2] == sizes
+    assert 20 == len(memory.records) == journals.counters.interrupted
+    assert not relay.path.exists()
+
+
+def test_the_ends_of_many_long_exchanges_come_in_batches_that_fit_into_memory(root: Path, relay: Relay) -> None:
+    for number in range(20):
+        relay.write(*pieces(number, f"x{number}", b"x" * 100_000, ended=False))
+    memory = Memory()
+    journals = memory.journals(root)
+    memory.take_all(journals)
+    relay.write(*(Entry(Kind.END, number, 1.0, end()) for number in range(20)))
+    assert [3, 3, 3, 3, 3, 3, 2, 0] == [len(journals.read(250_000).records) for _ in range(8)]
+
+
+def test_many_small_chunks_count_for_the_memory_that_they_take(root: Path, relay: Relay) -> None:
+    relay.write(*pieces(1, "a", *[b"x"] * 1000), *pieces(2, "b", *[b"x"] * 1000))
+    assert ["a"] == [record.id for record in Journals(root).read(50_000).records]
+
+
+@pytest.mark.parametrize("loss", ["damage", "gap"])
+def test_a_recorder_that_dies_amid_the_interrupted_ones_interrupts_the_others_next_time(root: Path, loss: str) -> None:
+    relay = Relay(root, segment=3000)
+    for number in range(10):
+        relay.write(*pieces(number, f"x{number}", b"x" * 100, ended=False))
+    relay.write(*(Entry(Kind.RESPONSE, number, 1.0, b"lost") for number in range(10)))
+    *_, last = segments.numbers(relay.path)
+    relay.write(Entry(Kind.RESPONSE, 0, 1.0, b"x" * 3000), Entry(Kind.RESPONSE, 0, 1.0, b"late"))
+    if loss == "damage":
+        flip(relay.segment(last), segments.HEADER_SIZE + 1)
+    else:
+        relay.segment(last).unlink()
+    memory = Memory()
+    with capture_logs():
+        while len(memory.records) < 10:
+            journals = memory.journals(root)
+            for _ in range(3):
+                memory.commit(batch := journals.read(1))
+                journals.done(batch)
+    assert {"interrupted"} == {record.outcome for record in memory.records.values()}
+    assert b"late" not in memory.records["x0"].response_chunks
+    relay.die()
+
+
+def test_what_is_about_to_be_interrupted_is_not_carried_beyond_the_gap(root: Path, turning: Relay) -> None:
+    turning.files.append([entry for number in range(2) for entry in pieces(number, f"x{number}", ended=False)])
+    turning.write(*[Entry(Kind.RESPONSE, 0, 0.0, b"lost")] * 8)
+    for number in range(2, 9):
+        turning.segment(number).unlink()
+    turning.write(*(Entry(Kind.END, number, 1.0, end()) for number in range(2)))
+    memory = Memory()
+    with capture_logs():
+        journals = memory.journals(root)
+        while len(memory.records) < 1:
+            memory.commit(batch := journals.read(1))
+            journals.done(batch)
+        memory.take_all(memory.journals(root))
+    assert ["interrupted"] * 2 == [record.outcome for record in memory.records.values()]
 
 
 def test_a_dead_relay_cut_anywhere_gives_whole_exchanges_and_beginnings(root: Path, tmp_path: Path) -> None:
@@ -362,6 +435,38 @@ def test_a_long_exchange_is_carried_so_that_old_segments_can_go(root: Path, turn
     memory.take_all(journals)
     assert tuple(b"%d;" % part for part in range(1, 30)) == memory.records["a"].response_chunks
     assert {} == memory.carried
+
+
+def test_what_is_to_be_carried_comes_in_batches_that_fit_into_memory(root: Path, turning: Relay) -> None:
+    for number in range(5):
+        turning.write(*pieces(number, f"x{number}", b"x" * 100_000, ended=False))
+    turning.write(*[Entry(Kind.RESPONSE, 9, 0.0, b"x")] * 6)
+    memory = Memory()
+    journals = memory.journals(root)
+    while (batch := journals.read(250_000)).found:
+        assert sum(len(each.state) for each in batch.carried) < 350_000
+        memory.commit(batch)
+        journals.done(batch)
+    assert list(range(5)) == sorted(number for _, number in memory.carried)
+
+
+def test_a_new_store_is_told_all_that_it_must_know(root: Path, turning: Relay) -> None:
+    idle = Relay(root)
+    idle.write(*pieces(1, "idle"))
+    turning.write(*pieces(1, "a", b"1", ended=False))
+    turning.write(*[Entry(Kind.RESPONSE, 1, 0.0, b"2")] * 8)
+    lost, memory = Memory(), Memory()
+    journals = lost.journals(root)
+    lost.take_all(journals)
+    journals.forgotten()
+    memory.take_all(journals)
+    assert (lost.positions, lost.carried.keys()) == (memory.positions, memory.carried.keys())
+    assert {} == memory.records
+    turning.write(Entry(Kind.END, 1, 1.0, end()))
+    memory.take_all(memory.journals(root))
+    assert {"a": (b"1", *[b"2"] * 8)} == {name: record.response_chunks for name, record in memory.records.items()}
+    assert {} == memory.carried
+    idle.die()
 
 
 def test_what_was_carried_is_taken_up_without_reading_it_twice(root: Path, turning: Relay) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -277,4 +280,105 @@ def test_a_segment_that_could_not_be_synced_is_not_written_to_again(
     files_of.append(SOME)
     first, second = files(tmp_path)
     assert len(first) == segments.before(second, 2)
+    files_of.close()
+
+
+def test_an_empty_segment_that_could_not_be_synced_is_no_doubt_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_file: int) -> None:
+        raise OSError(5, "broken")
+
+    files_of = appender(tmp_path, strict=True)
+    monkeypatch.setattr(segments, "_sync", broken)
+    for _ in range(3):
+        with pytest.raises(OSError) as caught:
+            files_of.sync()
+        assert not isinstance(caught.value, segments.UnsyncedError)
+        assert not files_of.prepare()
+    assert 1 == len(files(tmp_path))
+    files_of.close()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_what_stands_before_a_rest_that_cannot_be_cut_off_is_synced_or_known_not_to_be(
+    tmp_path: Path, small_files: int, monkeypatch: pytest.MonkeyPatch, *, works: bool
+) -> None:
+    synced: list[int] = []
+
+    def no_cut(*_: object) -> None:
+        raise OSError
+
+    def sync(file: int) -> None:
+        if not works:
+            raise OSError(5, "broken")
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "ftruncate", no_cut)
+    monkeypatch.setattr(segments, "_sync", sync)
+    files_of = appender(tmp_path, strict=True)
+    count, error = files_of.append([Entry(Kind.RESPONSE, number, 0.0, b"x" * 150) for number in range(10)])
+    assert 0 < count < 10
+    assert works != isinstance(error, segments.UnsyncedError)
+    assert ([small_files] if works else []) == synced
+    files_of.close()
+
+
+def test_an_old_segment_is_closed_by_one_with_a_header_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    files_of = Appender(tmp_path, strict=True, segment=1 << 20, age=60)
+    files_of.prepare()
+    now[0] += 1000
+    assert files_of.seconds_left() is None
+    files_of.append(SOME[:1])
+    now[0] += 59
+    assert not files_of.prepare()
+    files_of.append(SOME[1:2])
+    assert (1, 1) == (len(files(tmp_path)), files_of.seconds_left())
+    now[0] += 1
+    assert not files_of.prepare()
+    first, second = files(tmp_path)
+    assert (SOME[:2], segments.header(2, len(first))) == (believed(first[segments.HEADER_SIZE :]), second)
+    now[0] += 1000
+    assert not files_of.prepare()
+    assert files_of.seconds_left() is None
+    files_of.append(SOME[2:])
+    assert SOME[2:] == believed(files(tmp_path)[1][segments.HEADER_SIZE :])
+    files_of.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.EINVAL, errno.EIO])
+def test_where_macos_has_no_full_sync_a_plain_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, "refused")
+
+    synced: list[int] = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    files_of = appender(tmp_path)
+    files_of.append(SOME)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    if code == errno.EIO:
+        with pytest.raises(segments.UnsyncedError):
+            files_of.sync()
+    else:
+        files_of.sync()
+    assert (code != errno.EIO) == bool(synced)
+    files_of.close()
+
+
+def test_a_directory_that_was_moved_is_told_once_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_LOOK", 0.0)
+    files_of = appender(tmp_path / "journal")
+    files_of.append(SOME)
+    (tmp_path / "journal").rename(tmp_path / "elsewhere")
+    assert [True, False] == [files_of.prepare(), files_of.prepare()]
+    files_of.append(SOME)
+    assert 1 == len(files(tmp_path / "journal"))
     files_of.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -154,4 +155,18 @@ async def test_what_was_refused_stays_counted_when_the_store_is_replaced(tmp_pat
     damage(tmp_path / "store.db")
     await shelf.call(shelf.store.commit, [an_item("new")])
     assert (1, 1) == (shelf.refused, shelf.set_aside)
+    await shelf.close()
+
+
+async def test_a_store_that_is_deleted_meanwhile_is_made_anew_with_the_next_commit(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "data" / "store.db")
+    (tmp_path / "data").mkdir()
+    await shelf.call(shelf.store.commit, [an_item("x1")])
+    shutil.rmtree(tmp_path / "data")
+    with capture_logs(), pytest.raises(SidestreamError):
+        await shelf.call(shelf.store.commit, [an_item("x2")])
+    assert 0 == shelf.replaced
+    (tmp_path / "data").mkdir()
+    assert 1 == len(await shelf.call(shelf.store.commit, [an_item("x2")]))
+    assert (1, 0, 1) == (shelf.replaced, shelf.set_aside, await shelf.call(shelf.store.count))
     await shelf.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,3 +199,47 @@ def test_the_store_may_be_used_from_another_thread_than_it_was_opened_in(path: P
     assert [] == failures
     assert 1 == store.count()
     store.close()
+
+
+def test_a_store_that_was_deleted_says_so_and_takes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "store.db"
+    path.parent.mkdir()
+    store = Store.open(path)
+    store.commit([an_item("x1")])
+    assert not store.gone()
+    shutil.rmtree(path.parent)
+    assert store.gone()
+    with pytest.raises(StoreCorrupt):
+        store.commit([an_item("x2")])
+    with pytest.raises(StoreUnavailable), capture_logs():
+        store.start_over()
+
+
+def test_after_a_deletion_a_new_store_is_begun_and_nothing_set_aside(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.db")
+    store.commit([an_item("x1")])
+    (tmp_path / "store.db").unlink()
+    with capture_logs() as logs:
+        new = store.start_over()
+    new.commit([an_item("x2")])
+    assert ([("store_deleted", "error")], 1) == ([(line["event"], line["log_level"]) for line in logs], new.count())
+    new.close()
+    assert ["store.db"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_store_that_was_put_in_the_place_of_another_is_gone_on_with(tmp_path: Path) -> None:
+    other = Store.open(tmp_path / "other.db")
+    other.commit([an_item("other")])
+    other.close()
+    store = Store.open(tmp_path / "store.db")
+    store.commit([an_item("x1")])
+    (tmp_path / "other.db").rename(tmp_path / "store.db")
+    assert store.gone()
+    with capture_logs():
+        new = store.start_over()
+    assert ["other"] == [record.id for _, record in new.exchanges()]
+    new.close()
+
+
+def test_a_store_in_memory_is_never_gone() -> None:
+    assert not Store.open(None).gone()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,10 +10,10 @@ import pytest
 from journaling import begin, end, head, pieces
 from sidestream.traces.entries import Entry, Kind
 from sidestream.traces.gathering import Gathering
+from sidestream.traces.spool import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sidestream.traces.record import Record
 
@@ -78,7 +80,7 @@ def test_kinds_of_a_later_version_are_passed_over() -> None:
 def test_an_abandoned_exchange_is_no_record() -> None:
     gathering = Gathering()
     assert [] == gathered(gathering, *pieces(1, "a", b"1", ended=False), Entry(Kind.ABANDON, 1, 0.0, b""))
-    assert [] == gathering.interrupted()
+    assert [] == list(gathering.interrupted())
 
 
 def test_a_second_beginning_takes_the_place_of_the_first() -> None:
@@ -99,7 +101,7 @@ def test_an_entry_that_is_not_what_its_kind_says_costs_its_exchange_and_no_other
 def test_what_is_open_when_its_relay_dies_is_interrupted() -> None:
     gathering = Gathering()
     gathered(gathering, *pieces(1, "a", b"1", b"2", b"3", ended=False))
-    (record,) = gathering.interrupted()
+    ((_, record),) = gathering.interrupted()
     assert ("interrupted", (b"1", b"2", b"3"), 2.0) == (record.outcome, record.response_chunks, record.duration)
     assert not record.request_complete
     assert 0 == len(gathering)
@@ -108,7 +110,7 @@ def test_what_is_open_when_its_relay_dies_is_interrupted() -> None:
 def test_what_was_committed_when_its_relay_dies_ended_as_its_commit_says() -> None:
     gathering = Gathering()
     gathered(gathering, *pieces(1, "a", b"1", ended=False), Entry(Kind.COMMIT, 1, 1.0, end("completed")))
-    assert ["completed"] == [record.outcome for record in gathering.interrupted()]
+    assert ["completed"] == [record.outcome for _, record in gathering.interrupted()]
 
 
 def test_an_end_counts_more_than_the_commit_before_it() -> None:
@@ -117,35 +119,56 @@ def test_an_end_counts_more_than_the_commit_before_it() -> None:
     assert "completed" == record.outcome
 
 
-def test_long_bodies_lie_in_files_without_names(tmp_path: Path) -> None:
+def test_what_is_interrupted_is_given_one_by_one_and_forgotten_as_it_is() -> None:
+    gathering = Gathering()
+    gathered(gathering, *(entry for number in (1, 2, 3) for entry in pieces(number, f"x{number}", ended=False)))
+    left = [(number, record.id, len(gathering)) for number, record in gathering.interrupted()]
+    assert [(1, "x1", 2), (2, "x2", 1), (3, "x3", 0)] == left
+
+
+def test_long_bodies_lie_in_one_file_without_a_name_and_come_back_whole(tmp_path: Path) -> None:
     gathering = Gathering(tmp_path)
-    chunks = [bytes([n]) * 300_000 for n in range(20)]
-    *others, last = pieces(1, "a", *chunks)
-    gathered(gathering, *others)
+    before = len(list(Path("/dev/fd").iterdir()))
+    bodies = {number: [bytes([number, n]) * 150_000 for n in range(20)] for number in range(1, 9)}
+    exchanges = [pieces(number, f"x{number}", *chunks) for number, chunks in bodies.items()]
+    mixed = [entry for entries in zip(*exchanges, strict=True) for entry in entries]
+    gathered(gathering, *mixed[:-8])
     assert [] == list(tmp_path.iterdir())
-    (record,) = gathered(gathering, last)
-    assert tuple(chunks) == record.response_chunks
+    assert before + 1 == len(list(Path("/dev/fd").iterdir()))
+    records = gathered(gathering, *mixed[-8:])
+    assert {f"x{number}": tuple(chunks) for number, chunks in bodies.items()} == {
+        record.id: record.response_chunks for record in records
+    }
+    assert before == len(list(Path("/dev/fd").iterdir()))
 
 
-def test_without_room_for_a_file_a_body_is_cut_between_chunks_and_says_so(
+def test_without_room_for_the_file_a_body_stays_in_memory_and_goes_there_when_there_is_room(
     tmp_path: Path, limit_files: Callable[[int], None]
 ) -> None:
     gathering = Gathering(tmp_path)
-    chunks = [bytes([n]) * 300_000 for n in range(20)]
+    chunks = [bytes([n]) * 300_000 for n in range(40)]
+    entries = pieces(1, "a", *chunks)
     limit_files(2_500_000)
-    (record,) = gathered(gathering, *pieces(1, "a", *chunks))
-    assert record.response_truncated
-    assert not record.request_truncated
-    assert 0 < len(record.response_chunks) < 20
-    assert tuple(chunks[: len(record.response_chunks)]) == record.response_chunks
-    assert len(record.response_chunks) == len(record.response_times)
+    gathered(gathering, *entries[:22])
+    limit_files(resource.RLIM_INFINITY)
+    (record,) = gathered(gathering, *entries[22:])
+    assert tuple(chunks) == record.response_chunks
+    assert not record.response_truncated
 
 
-def test_without_a_directory_for_files_a_body_is_cut_and_says_so(tmp_path: Path) -> None:
+def test_without_a_directory_for_the_file_bodies_stay_in_memory(tmp_path: Path) -> None:
     gathering = Gathering(tmp_path / "missing")
-    (record,) = gathered(gathering, *pieces(1, "a", MEGABYTE, b"1", b"2"), *pieces(2, "b", b"short"))[:1]
-    assert record.response_truncated
-    assert (MEGABYTE, b"1") == record.response_chunks
+    (record, _) = gathered(gathering, *pieces(1, "a", *[MEGABYTE] * 5, b"1"), *pieces(2, "b", b"short"))
+    assert ((*[MEGABYTE] * 5, b"1"), False) == (record.response_chunks, record.response_truncated)
+
+
+def test_what_cannot_be_had_back_is_never_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathering = Gathering(tmp_path)
+    *others, last = pieces(1, "a", MEGABYTE, MEGABYTE)
+    gathered(gathering, *others)
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    with pytest.raises(SpoolError):
+        gathering.add(last)
 
 
 def test_a_packed_exchange_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -161,16 +184,15 @@ def test_a_packed_exchange_goes_on_as_if_nothing_had_happened(tmp_path: Path) ->
     assert expected == gathered(again, last)
 
 
-def test_a_packed_exchange_keeps_its_commit_its_last_time_and_that_it_was_cut(tmp_path: Path) -> None:
+def test_a_packed_exchange_keeps_its_commit_and_its_last_time(tmp_path: Path) -> None:
     before, after = Gathering(tmp_path / "missing"), Gathering()
     gathered(before, *pieces(1, "a", MEGABYTE, b"1", b"2", ended=False))
     after.unpack(1, before.pack(1))
-    gathered(after, Entry(Kind.RESPONSE, 1, 0.0, b"3"))
-    (record,) = after.interrupted()
-    assert (True, 2, 2.0) == (record.response_truncated, len(record.response_chunks), record.duration)
+    ((_, record),) = after.interrupted()
+    assert (3, 2.0) == (len(record.response_chunks), record.duration)
     gathered(before, Entry(Kind.COMMIT, 1, 3.0, end("completed")))
     after.unpack(1, before.pack(1))
-    assert ["completed"] == [record.outcome for record in after.interrupted()]
+    assert ["completed"] == [record.outcome for _, record in after.interrupted()]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"not packed", begin("a")])

@@ -64,6 +64,15 @@ def test_of_too_many_keys_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None
     assert fingerprints[0] == keys.seen(Secret("inv-0"))
 
 
+def test_a_key_that_was_told_again_outlives_those_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 3)
+    keys = Keys(b"secret")
+    for number in (0, 1, 2, 0, 3, 0, 4):
+        keys.add(str(number), Secret(f"inv-{number}"))
+    assert ["3", "0", "4"] == list(keys.all())
+    assert Secret("inv-0") == keys.get("0")
+
+
 def test_looking_at_keys_shows_none() -> None:
     keys = Keys(b"secret")
     keys.seen(KEY)

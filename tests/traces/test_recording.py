@@ -41,6 +41,7 @@ class Kept:
     """An intake that keeps `room` entries, and takes `exchanges`."""
 
     ready = True
+    waiting = 0
 
     def __init__(self, room: int = 1000, exchanges: int = 1) -> None:
         self.entries: list[Entry] = []

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from multidict import CIMultiDict
 
 from doubles import RaisingObserver, Seen, new_exchange
 from sidestream import Exchange, Observer, Outcome, ResponseHead
 from sidestream.providers import PROVIDERS
-from sidestream.wire.exchange import new_id
 from sidestream.wire.live import Live
 
 
@@ -89,12 +87,3 @@ async def test_only_what_the_provider_can_read_under_a_dataset_is_traced() -> No
         live=Live(),
     )
     assert not pure.traced
-
-
-def test_ids_sort_by_time_and_never_repeat() -> None:
-    ids = [new_id() for _ in range(1000)]
-    assert 1000 == len(set(ids))
-    assert {32} == set(map(len, ids))
-    now = time.time_ns() // 1_000_000
-    assert abs(int(ids[0][:12], 16) - now) < 60_000
-    assert {"7"} == {identity[12] for identity in ids}

@@ -10,7 +10,7 @@ import pytest
 
 import doubles
 from doubles import Witness
-from rawhttp import connect, exchange, post
+from rawhttp import KEYS, connect, exchange, post
 from sidestream.testing import gateway
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
 from sidestream.wire.passthrough import _Relay
@@ -72,7 +72,7 @@ async def test_no_limit_of_ours_bounds_how_long_the_end_is_held(upstream: Script
         await client.until(b"onetw")
         async with asyncio.timeout(5):
             await doubles.holding.wait()
-        assert 504 == (await exchange(url, post(b"never"))).status
+        assert 504 == (await exchange(url, post(b"never", headers=f"{KEYS}x-do-not-hold: 1\r\n"))).status
         doubles.let_go.set()
         assert b"o" == await client.until(b"o")
     assert "completed" == Witness.seen[0].ends[0][0]

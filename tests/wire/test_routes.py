@@ -37,7 +37,7 @@ def test_a_dataset_named_as_a_provider_is_refused(target: str) -> None:
 
 @given(st.from_regex(DATASET, fullmatch=True), st.text(st.characters(min_codepoint=33, max_codepoint=126)))
 def test_whatever_follows_the_provider_is_the_providers(dataset: str, tail: str) -> None:
-    if dataset == "anthropic":
+    if dataset == "anthropic" or dataset.startswith(("sk-", "inv-")):
         return
     assert Route(dataset, "anthropic", f"/{tail}") == parse(
         f"{PREFIX}/{dataset}/anthropic/{tail}", PREFIX, {"anthropic"}

@@ -34,7 +34,9 @@ TRACE_KEY_NEEDED: web.AppKey[bool] = web.AppKey("trace_key_needed", bool)
 
 _EXPLICIT = "Invariant-Authorization"
 _CARRIERS = ("x-api-key", "Authorization")
-_KEY = r"[A-Za-z0-9._~+/=-]+"
+_KEY = r"[A-Za-z0-9._~+/=-]{1,512}"
+_RECOGNISABLE = 8
+"""Characters from which on a key is no everyday word."""
 _MARK = re.compile(r"invariant-auth", re.IGNORECASE)
 _BEARER = re.compile(rf"Bearer +({_KEY}) *", re.IGNORECASE)
 _COMBINED = re.compile(rf"(?P<provider>[^;|]*[^;|\s])(?:;invariant-auth=|\|invariant-auth: )(?P<trace>{_KEY})")
@@ -82,6 +84,12 @@ def split(headers: CIMultiDict[str], explicit_values: Iterable[str]) -> Secret |
         raise GatewayError(400, "bad_trace_key", "the headers carry different invariant-auth keys")
     key = next(iter(explicit or suffixes), None)
     return Secret(key) if key is not None else None
+
+
+def provider_keys(headers: CIMultiDict[str]) -> tuple[str, ...]:
+    """The provider's keys in a head that `split` has cleaned, to recognise them where they do not belong."""
+    values = [value for name in _CARRIERS for value in headers.getall(name, ())]
+    return tuple(key for value in values if len(key := value.rpartition(" ")[2]) >= _RECOGNISABLE)
 
 
 def _explicit(value: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sidestream.errors import GatewayError, NotRecorded
-from sidestream.middlewares.auth_split import TRACE_CREDENTIAL
+from sidestream.middlewares.auth_split import TRACE_CREDENTIAL, provider_keys
 from sidestream.middlewares.body_capture import REQUEST_BODY
 from sidestream.middlewares.stream_tee import RESPONSE_BODY
 from sidestream.traces.entries import Begin, End, Head
@@ -62,7 +62,7 @@ class _Handover(Observer):
         self._recording.head(
             Head(
                 status=head.status,
-                response_headers=kept_headers(head.headers),
+                response_headers=kept_headers(head.headers, provider_keys(exchange.request_headers)),
                 time_to_first_byte=(exchange.first_byte or exchange.started) - exchange.started,
             )
         )
@@ -85,7 +85,7 @@ async def _committed(request: web.Request, recording: Recording, timeout: float)
     exchange = request[EXCHANGE]
     try:
         async with asyncio.timeout(timeout):
-            await recording.commit(_end(request, Outcome.COMPLETED, None, None))
+            await recording.commit(_end(request, exchange.outcome or Outcome.COMPLETED, exchange.error_code, None))
     except OSError as error:  # a TimeoutError is one
         log.error("commit_failed", exchange=exchange.id, error=type(error).__name__)
         raise NotRecorded("the exchange could not be written down") from error
@@ -101,7 +101,7 @@ def _begin(request: web.Request) -> Begin:
         fingerprint=request.app[KEYS].seen(credential) if credential else "",
         method=exchange.method,
         path=exchange.path,
-        request_headers=kept_headers(exchange.request_headers),
+        request_headers=kept_headers(exchange.request_headers, provider_keys(exchange.request_headers)),
         started_at=exchange.started_at,
     )
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
@@ -46,6 +47,8 @@ class Child:
         self.status = 0
         """Its exit status once it has ended; minus the number of the signal that killed it."""
         self.stats: dict[str, Any] = {}
+        self.heard_at = time.monotonic()
+        """When it said last what it counts, in monotonic seconds."""
         self._process = process
         self._channel = channel
         self._hub = hub
@@ -155,6 +158,7 @@ class Child:
                 self.ready.set()
             elif kind == "stats" and isinstance(stats := message.get("stats"), dict):
                 self.stats = merge(stats)
+                self.heard_at = time.monotonic()
                 if isinstance(number, int) and (arrived := self._reports.get(number)):
                     arrived.set()
             elif kind == "totals" and isinstance(number, int):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 from sidestream.stats import merge
@@ -17,8 +18,17 @@ from sidestream.tasks import spawn
 if TYPE_CHECKING:
     from sidestream.processes.child import Child, Kind
 
+_LONG_SILENT = 5.0
+"""Seconds after which a child that does not answer is not what it was."""
 _PATIENCE = 0.3
 """Seconds that children have to answer; after that the last snapshot of one that is busy has to do."""
+
+
+def _told(child: Child) -> dict[str, Any]:
+    """What a child counts. Of one that has long been silent, nobody knows how things are now."""
+    if time.monotonic() - child.heard_at <= _LONG_SILENT:
+        return child.stats
+    return {name: value for name, value in child.stats.items() if name != "gauges"}
 
 
 class Hub:
@@ -81,7 +91,7 @@ class Hub:
     def sums(self) -> dict[str, Any]:
         """What is known without asking."""
         sums: dict[str, Any] = {
-            kind: merge(dead, *(child.stats for child in self._children if child.kind == kind))
+            kind: merge(dead, *(_told(child) for child in self._children if child.kind == kind))
             for kind, dead in self._dead.items()
         }
         restarts = {"relay": self.restarts["relay"], "recorder": self.restarts["recorder"]}

@@ -17,7 +17,7 @@ from sidestream import registry
 from sidestream.errors import SidestreamError
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
-from sidestream.recorder.socket import Prune, Redeliver, Reprocess
+from sidestream.recorder.requests import PATHS, Prune, Redeliver, Reprocess
 from sidestream.store.directory import Directory, private_parent
 from sidestream.store.shelf import Shelf
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from sidestream.config import Config
 
-_PATHS: dict[type[msgspec.Struct], str] = {Prune: "/prune", Redeliver: "/redeliver", Reprocess: "/reprocess"}
+_PATIENCE = 600.0
+"""Seconds without a word from the recorder."""
 
 
 async def ask(config: Config, change: Prune | Redeliver | Reprocess) -> AsyncGenerator[dict[str, Any], None]:
@@ -39,17 +40,22 @@ async def ask(config: Config, change: Prune | Redeliver | Reprocess) -> AsyncGen
     except OSError as error:
         raise SidestreamError(f"{directory.path} cannot be used: {error.strerror}") from error
     connector = aiohttp.UnixConnector(path=str(directory.socket))
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_PATIENCE)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         body = msgspec.json.encode(change)
         try:
-            async with session.post(f"http://recorder{_PATHS[type(change)]}", data=body) as answer:
+            async with session.post(f"http://recorder{PATHS[type(change)]}", data=body) as answer:
                 await _refuse_errors(answer)
                 async for line in answer.content:
-                    yield msgspec.json.decode(line)
+                    said = msgspec.json.decode(line)
+                    if problem := said.get("error"):
+                        raise SidestreamError(f"the recorder could not do it: {problem}")
+                    yield said
             return
         except aiohttp.ClientConnectorError:
             pass  # none runs
+        except TimeoutError:
+            raise SidestreamError(f"the recorder has said nothing for {_PATIENCE:.0f} s") from None
         except aiohttp.ClientError:
             raise SidestreamError("the recorder ended before it was done") from None
     async with contextlib.aclosing(_here(config, directory, change)) as answers:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_LARGEST_SEGMENT = 64 << 20
+_SMALLEST_SEGMENT = 64 << 10
 _LAST_WRITE = 5.0
 """Seconds that the journal has at the end to write what is left."""
 
@@ -90,6 +92,11 @@ async def _in_memory(config: Config, sinks: Sequence[Sink]) -> AsyncIterator[Bes
             log.error("traces_lost", count=lost, reason="shutdown")
 
 
+def _segment(disk: int, workers: int) -> int:
+    """Bytes of a segment: few enough that one per relay, which is read but still written to, does not fill the disk."""
+    return max(_SMALLEST_SEGMENT, min(_LARGEST_SEGMENT, disk // (16 * workers)))
+
+
 @contextlib.asynccontextmanager
 async def _journaled(config: Config) -> AsyncIterator[Beside]:
     recorder = config.recorder
@@ -106,6 +113,7 @@ async def _journaled(config: Config) -> AsyncIterator[Beside]:
         memory=recorder.memory,
         disk=recorder.disk,
         min_free=recorder.min_free,
+        segment=_segment(recorder.disk, config.server.workers),
     )
     thread = RecorderThread(config) if recorder.mode == "thread" else None
     journal.start()

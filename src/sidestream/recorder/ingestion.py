@@ -1,7 +1,9 @@
 """From captured exchanges to the store: reads them in order, understands them, and has them committed.
 
 One batch after the other: read, understand (in a thread, for it takes the time it takes), commit (in the store's
-thread), and only then let the source forget. A store that cannot be written to is tried again for as long as it takes.
+thread), and only then let the source forget. What is understood of a batch may be many times its size, so that goes in
+portions; where the source has been read up to is committed with the last. A store that cannot be written to is tried
+again for as long as it takes.
 What fails for a reason nobody thought of is tried piece by piece, so that one exchange cannot hold up all that follow.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _MOST_BYTES = 8 << 20
+_MOST_UNDERSTOOD = 32 << 20
+"""Bytes that the traces of one portion take, about, and with its last one more."""
+_VALUE_BYTES = 64
+"""Bytes of memory that a value in a trace takes besides its text."""
 _POLL = 0.05
 _RETRY = 1.0
 _TRIES = 3
@@ -47,6 +54,9 @@ class Source(Protocol):
 
     def done(self, batch: Batch) -> None:
         """It is in the store and can be forgotten."""
+
+    def forgotten(self) -> None:
+        """The store is a new one, and has to be told again what the next reader must know."""
 
 
 class Ingestion:
@@ -74,6 +84,7 @@ class Ingestion:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidestream understanding")
         self._failing = False
         self._finishing = False
+        self._replaced = shelf.replaced
 
     async def run(self) -> None:
         """Take in what comes, and, once `finish` was called, all there is."""
@@ -100,11 +111,35 @@ class Ingestion:
     async def step(self) -> bool:
         """Take in one batch; whether there was any."""
         loop = asyncio.get_running_loop()
-        batch, items = await loop.run_in_executor(self._thread, self._read)
+        batch = await loop.run_in_executor(self._thread, self._read)
         if not batch.found:
             return False
-        new = await self._commit(batch, items)
+        records = deque(batch.records)
+        batch.records.clear()
+        while len(items := await loop.run_in_executor(self._thread, self._portion, records)) and records:
+            self._tell(await self._commit(items))
+        about = {"positions": batch.positions, "carried": batch.carried, "released": batch.released}
+        self._tell(await self._commit(items, **about))
         await loop.run_in_executor(self._thread, self._source.done, batch)
+        return True
+
+    def _read(self) -> Batch:
+        if self._replaced != self._shelf.replaced:
+            self._replaced = self._shelf.replaced
+            self._source.forgotten()
+        return self._source.read(_MOST_BYTES)
+
+    def _portion(self, records: deque[Record]) -> list[Item]:
+        """What is understood of the next of these, which are taken away; as many as may be in memory at once."""
+        items: list[Item] = []
+        size = 0
+        while records and size < _MOST_UNDERSTOOD:
+            items.append(self._item(records.popleft()))
+            size += weight(items[-1].trace)
+        return items
+
+    def _tell(self, new: list[Item]) -> None:
+        """These are in the store now."""
         self.received += len(new)
         self.failed += sum(item.trace is None for item in new)
         self.understood += sum(item.trace is not None for item in new)
@@ -112,11 +147,6 @@ class Ingestion:
             lanes = {Lane(item.record.fingerprint, item.record.dataset) for item in new if sink.name in item.sinks}
             if lanes:
                 self._stored(sink.name, lanes)
-        return True
-
-    def _read(self) -> tuple[Batch, list[Item]]:
-        batch = self._source.read(_MOST_BYTES)
-        return batch, [self._item(record) for record in batch.records]
 
     def _item(self, record: Record) -> Item:
         trace, error = understood(record, self._providers)
@@ -124,8 +154,7 @@ class Ingestion:
             return Item(record, None, error, ())
         return Item(record, trace, None, [sink.name for sink in self._sinks if wanted(sink, trace)])
 
-    async def _commit(self, batch: Batch, items: list[Item]) -> list[Item]:
-        about: dict[str, Any] = {"positions": batch.positions, "carried": batch.carried, "released": batch.released}
+    async def _commit(self, items: list[Item], **about: Any) -> list[Item]:
         if (new := await self._tried(items, **about)) is not None:
             return new
         stored: list[Item] = []
@@ -135,7 +164,8 @@ class Ingestion:
                 log.error("exchange_not_stored", exchange=item.record.id, reason="an unexpected failure")
             else:
                 stored += new
-        await self._tried([], **about, tries=sys.maxsize)
+        if about:
+            await self._tried([], **about, tries=sys.maxsize)
         return stored
 
     async def _tried(self, items: list[Item], *, tries: int = _TRIES, **about: Any) -> list[Item] | None:
@@ -178,3 +208,16 @@ def wanted(sink: Sink, trace: Trace) -> bool:
     except Exception as error:  # noqa: BLE001  # a plugin's bug; the other sinks are due
         log.error("sink_accepts_failed", sink=sink.name, error=type(error).__name__, where=where(error))
         return False
+
+
+def weight(trace: Trace | None) -> int:
+    """About how many bytes of memory a trace takes."""
+    total, left = 0, [trace.messages, trace.metadata] if trace is not None else []
+    while left:
+        value: Any = left.pop()
+        total += _VALUE_BYTES + (len(value) if isinstance(value, str) else 0)
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+    return total

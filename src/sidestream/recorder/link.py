@@ -6,6 +6,7 @@ Nothing waits for it. Without a recorder the relay goes on, and tells it later.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 
 _FIRST_RETRY = 0.05
 _LONGEST_RETRY = 1.0
+_LASTING = 1.0
+"""Seconds after which a connection counts as one that worked."""
 _HEARTBEAT = 10.0
 _KEYS_PER_MESSAGE = 100
 """A key may have as many bytes as a header field; a message of so many has a few megabytes at most."""
@@ -75,9 +78,12 @@ class Link:
                 try:
                     await asyncio.to_thread(private_parent, self._path)  # keys are for nobody else
                     async with session.ws_connect("http://recorder/link", heartbeat=_HEARTBEAT) as socket:
-                        connected, wait = True, _FIRST_RETRY
+                        connected = True
+                        since = time.monotonic()
                         self._new = dict(self._all)
                         await self._talk(socket)
+                        if time.monotonic() - since > _LASTING:
+                            wait = _FIRST_RETRY
                 except (aiohttp.ClientError, OSError):
                     pass
                 except Exception as error:  # noqa: BLE001  # the top of a background worker

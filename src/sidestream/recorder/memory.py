@@ -121,6 +121,9 @@ class Memory:
         ended, self._ended = self._ended, []
         self._done.extend(ended)
 
+    def forgotten(self) -> None:
+        """A store in memory is never replaced."""
+
     def drop(self, reason: str, count: int = 1) -> None:
         """So many exchanges will not be delivered after all; logged once until there is room again."""
         if not count:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,8 @@ import structlog
 import uvloop
 
 from sidestream import registry
+from sidestream.errors import SidestreamError
+from sidestream.options import Size
 from sidestream.recorder.plane import Plane
 from sidestream.recorder.socket import listening
 from sidestream.store.directory import Directory
@@ -25,9 +28,9 @@ from sidestream.tasks import spawn, where
 from sidestream.traces.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from sidestream.config import Config
+    from sidestream.config import Config, Recorder, Retention
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ _RETRY = 0.5
 _LONGEST_WAIT = 30.0
 _MOMENTS = 0.5
 """Seconds in which a recorder that is told to stop may still start, and record what was left for it."""
+_LOOK = 1.0
 _PATIENCE = 1.0
 """Seconds that a thread has to answer; then its numbers are those of the last time."""
 
@@ -55,7 +59,7 @@ async def run(config: Config, stopping: asyncio.Event, started: Callable[[Plane]
         if journals is None:
             return
         arrived, keys = asyncio.Event(), Keys(fingerprint_key)
-        plane = Plane(journals, shelf, sinks, keys=keys, retention=config.recorder.retention, arrived=arrived)
+        plane = Plane(journals, shelf, sinks, keys=keys, retention=_kept(config.recorder), arrived=arrived)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(plane.stop, config.recorder.flush)
             await plane.start()
@@ -63,11 +67,44 @@ async def run(config: Config, stopping: asyncio.Event, started: Callable[[Plane]
             log.info("recorder_started", directory=str(directory.path))
             if started:
                 started(plane)
-            await plane.until(stopping)
+            async with _holding(directory, lock):
+                await plane.until(stopping)
         log.info("recorder_stopped")
     finally:
         await shelf.close()
         os.close(lock)
+
+
+@contextlib.asynccontextmanager
+async def _holding(directory: Directory, lock: int) -> AsyncIterator[None]:
+    """End what is within, by `SidestreamError`, when the directory is deleted or moved: somebody else may have it."""
+    task = asyncio.current_task()
+    lost = False
+
+    async def watch() -> None:
+        nonlocal lost
+        while await asyncio.to_thread(directory.holds, lock):  # noqa: ASYNC110  # a directory sets no event
+            await asyncio.sleep(_LOOK)
+        lost = True
+        if task is not None:
+            task.cancel()
+
+    watching = spawn(watch(), name="lock of the directory")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not lost or task is None:
+            raise
+        task.uncancel()
+        log.error("recorder_directory_lost", directory=str(directory.path))
+        raise SidestreamError(f"{directory.path} was deleted or moved") from None
+    finally:
+        watching.cancel()
+
+
+def _kept(recorder: Recorder) -> Retention:
+    """What the store keeps: at most half of what journals and store may take, or there would be no room for more."""
+    return replace(recorder.retention, bytes=Size(min(recorder.retention.bytes, recorder.disk // 2)))
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -19,8 +19,8 @@ from sidestream.errors import SidestreamError
 from sidestream.options import Secret
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
+from sidestream.recorder.requests import PATHS, Keys, Prune, Redeliver, Reprocess
 from sidestream.store.directory import private_parent, vacate
-from sidestream.store.rows import State  # noqa: TC001  # msgspec resolves it at run time
 from sidestream.tasks import spawn, where
 
 if TYPE_CHECKING:
@@ -40,36 +40,6 @@ _RETRY = 1.0
 _PLANE: web.AppKey[Plane] = web.AppKey("plane")
 
 
-class Keys(msgspec.Struct, forbid_unknown_fields=True):
-    """A message of a relay: Explorer keys by fingerprint."""
-
-    keys: dict[str, str]
-
-
-class Redeliver(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``POST /redeliver``: send these rows again."""
-
-    states: list[State]
-    sink: str | None = None
-    dataset: str | None = None
-    exchange: str | None = None
-
-
-class Prune(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``POST /prune``: remove what is older (seconds), and the oldest beyond so many bytes."""
-
-    age: float | None = None
-    max_bytes: int | None = None
-
-
-class Reprocess(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``POST /reprocess``: read what is stored again; `since` is Unix time."""
-
-    dataset: str | None = None
-    since: float | None = None
-    redeliver: bool = False
-
-
 @contextlib.asynccontextmanager
 async def listening(plane: Plane, path: Path) -> AsyncIterator[None]:
     """Answer on the socket at `path`, whose recorder this is (its lock is held)."""
@@ -77,18 +47,18 @@ async def listening(plane: Plane, path: Path) -> AsyncIterator[None]:
     app[_PLANE] = plane
     app.router.add_get("/link", _link)
     app.router.add_get("/status", _status)
-    app.router.add_post("/redeliver", _redeliver)
-    app.router.add_post("/prune", _prune)
-    app.router.add_post("/reprocess", _reprocess)
+    app.router.add_post(PATHS[Redeliver], _redeliver)
+    app.router.add_post(PATHS[Prune], _prune)
+    app.router.add_post(PATHS[Reprocess], _reprocess)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    trying = None if await _bound(runner, path) else spawn(_keep_trying(runner, path), name="recorder socket")
+    await _bound(runner, path)
+    keeping = spawn(_keep(runner, path), name="recorder socket")
     try:
         yield
     finally:
-        if trying is not None:
-            trying.cancel()
-            await asyncio.wait([trying])
+        keeping.cancel()
+        await asyncio.wait([keeping])
         await runner.cleanup()
         vacate(path)
 
@@ -102,11 +72,18 @@ async def _say_why(request: web.Request, handler: Callable[[web.Request], Awaita
         return web.Response(status=503, text=str(error))
 
 
-async def _keep_trying(runner: web.AppRunner, path: Path) -> None:
-    """A full disk, or a directory of somebody else's, keeps the recorder from being asked, not from recording."""
-    await asyncio.sleep(_RETRY)
-    while not await _bound(runner, path, quietly=True):  # noqa: ASYNC110  # no event tells of a disk's room
+async def _keep(runner: web.AppRunner, path: Path) -> None:
+    """Listen again where the socket has gone, or could not be made.
+
+    A full disk, a directory of somebody else's, or a cleaner of temporary files keep the recorder from being asked, not
+    from recording.
+    """
+    while True:
         await asyncio.sleep(_RETRY)
+        if not path.is_socket():  # noqa: ASYNC240  # one look a second
+            for site in list(runner.sites):
+                await site.stop()
+            await _bound(runner, path, quietly=True)
 
 
 async def _bound(runner: web.AppRunner, path: Path, *, quietly: bool = False) -> bool:
@@ -170,10 +147,14 @@ async def _reprocess(request: web.Request) -> web.StreamResponse:
     asked = _decoded(await request.read(), Reprocess)
     answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await answer.prepare(request)
-    async for progress in chores.reprocess(
-        plane.shelf, PROVIDERS, plane.sinks, wake=plane.wake, **msgspec.structs.asdict(asked)
-    ):
-        await answer.write(msgspec.json.encode(progress) + b"\n")
+    try:
+        async for progress in chores.reprocess(
+            plane.shelf, PROVIDERS, plane.sinks, wake=plane.wake, **msgspec.structs.asdict(asked)
+        ):
+            await answer.write(msgspec.json.encode(progress) + b"\n")
+    except SidestreamError as error:  # the answer has begun, so this is its last line
+        log.warning("request_failed", path=request.path, error=type(error).__name__, where=where(error))
+        await answer.write(msgspec.json.encode({"error": str(error)}) + b"\n")
     await answer.write_eof()
     return answer
 

@@ -46,11 +46,11 @@ class Lanes:
     def look_at(self, lanes: Iterable[Lane]) -> None:
         """These are being looked at: what wakes them from now on came too late to be seen for sure."""
         self._looked_at = frozenset(lanes)
-        self._woken.clear()
 
     def looked(self) -> None:
-        """That is over; each of these lanes is to be put somewhere."""
+        """That is over; each of these lanes has been put somewhere."""
         self._looked_at = frozenset()
+        self._woken.clear()
 
     def empty(self, lane: Lane) -> None:
         """Nothing was found in a lane that was looked at."""
@@ -63,7 +63,11 @@ class Lanes:
         """A lane that was looked at has nothing to do before `until`."""
         if lane in self._woken:
             self.ready.append(lane)
-            return
+        else:
+            self.defer(lane, until)
+
+    def defer(self, lane: Lane, until: float) -> None:
+        """A lane is not to be looked at before `until`, whatever is new in it."""
         self._waiting[lane] = until
         heapq.heappush(self._due, (until, lane))
 

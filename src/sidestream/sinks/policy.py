@@ -58,6 +58,11 @@ class Policy:
         return max(random.uniform(0, ceiling), self.shortest_wait, asked)  # noqa: S311 (jitter, not a secret)
 
 
+def refusal(key: str) -> str:
+    """Why rows are parked whose key was refused; `key` is its fingerprint, "" for the configured one."""
+    return REFUSED_KEY if key else REFUSED_OWN_KEY
+
+
 def time_left(delivery: Delivery, now: float, policy: Policy) -> float:
     """Seconds until an open row is due. A wait longer than any we ask for means that the clock was set back: 0."""
     if delivery.state is not State.RETRY_AT:
@@ -134,8 +139,8 @@ def broke(delivery: Delivery, wait: float, now: float, policy: Policy, *, findab
 
 
 def interrupted(delivery: Delivery, now: float, policy: Policy) -> None:
-    """Sending it was cancelled, so it may have arrived."""
-    again(delivery, now + policy.settle, "interrupted by a shutdown", ambiguous=True)
+    """The attempt was cancelled, so it may have arrived."""
+    again(delivery, now + policy.settle, "interrupted", ambiguous=True)
 
 
 def release(delivery: Delivery) -> None:

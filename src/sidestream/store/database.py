@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from sidestream.errors import SidestreamError
-from sidestream.store.faults import StoreUnavailable, classified
+from sidestream.store.faults import StoreCorrupt, StoreUnavailable, classified
+from sidestream.store.folders import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x53545245
 """What the file's header says it is: ``STRE``."""
-STEPS: Sequence[str] = (resources.files("sidestream.store").joinpath("schema.sql").read_text("utf-8"),)
+STEPS: Sequence[str] = (
+    resources.files("sidestream.store").joinpath("schema.sql").read_text("utf-8"),
+    # How often a delivery has begun anew: an attempt that was under way then says nothing of the new one.
+    "ALTER TABLE deliveries ADD COLUMN version INTEGER NOT NULL DEFAULT 0;",
+)
 """SQL that brings a file from each version to the next; the first makes it. Steps are only ever appended."""
 _BUSY_SECONDS = 5.0
 _WAL_BYTES = 64 << 20
@@ -43,6 +48,8 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
         self.connection = connection
         self.path = path
+        self._file = _identity(path)
+        self._log = _log_identities(path)
         self._failed = False
         """Whether the last transaction could not be written."""
 
@@ -66,7 +73,7 @@ class Database:
                 connection.close()
                 raise
             if path is not None and full_sync:
-                _sync_directory(path.parent)
+                sync_folder(path.parent)
             return cls(connection, path)
 
     @classmethod
@@ -82,6 +89,14 @@ class Database:
                 connection.close()
                 raise
             return cls(connection, path)
+
+    def gone(self) -> bool:
+        """Whether the file has been deleted, or another one has its name: SQLite would go on with what nobody can find.
+
+        One ``stat``. `StoreUnavailable` if that cannot be told.
+        """
+        with _told(self.path):
+            return self.path is not None and _identity(self.path) != self._file
 
     def rows(self, sql: str, *values: Any) -> list[Any]:
         """All rows of a query."""
@@ -104,7 +119,9 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block's writes, or none."""
+        """All of the block's writes, or none; `StoreCorrupt` if the file is `gone`."""
+        if self.gone():
+            raise StoreCorrupt(f"{self.path} has been deleted or replaced")
         with _told(self.path):
             if self._failed:
                 self._recover()
@@ -158,6 +175,17 @@ class Database:
         """Close the connection; safe to call twice."""
         with _told(self.path):
             self.connection.close()
+
+    def abandon(self) -> None:
+        """Close it, and take away the log of a file that is `gone`: SQLite would copy it into another of that name."""
+        gone, path = self.gone(), self.path
+        with contextlib.suppress(SidestreamError):
+            self.close()
+        if path is not None and gone:
+            with _told(path):
+                for log_file, identity in self._log.items():
+                    if _identity(log_file) == identity:
+                        log_file.unlink(missing_ok=True)
 
     def _recover(self) -> None:
         """Make what room there is: a log that fills the disk can be written from its beginning again, once copied."""
@@ -283,9 +311,17 @@ def _migrate(connection: sqlite3.Connection, path: Path | None, steps: Sequence[
         log.info("store_upgraded", store=str(path), version=len(steps), before=version)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _log_identities(path: Path | None) -> dict[Path, tuple[int, int] | None]:
+    files = [path.with_name(path.name + companion) for companion in _COMPANIONS if companion] if path else []
+    return {file: _identity(file) for file in files}
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    if path is None:
+        return None
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return about.st_dev, about.st_ino

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 NOT_CONFIGURED = "the sink is not configured"
 """The reason that `forget_sinks` parks rows for."""
 _OPEN = "state IN ('pending', 'sending', 'retry_at')"  # word for word as in the index, or SQLite does not use it
+_SAME = "id = ? AND sequence = (SELECT sequence FROM exchanges WHERE exchanges.id = ?)"
+"""The very row: a store that took the place of a damaged one gives the same ids to other exchanges."""
 _SETTLED = frozenset({State.DELIVERED, State.PARKED, State.DEAD})
 _SELECT = """
     SELECT deliveries.id, deliveries.sequence, exchanges.id, sink, deliveries.fingerprint, deliveries.dataset, state,
-        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote
+        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote, version
     FROM deliveries CROSS JOIN exchanges ON exchanges.sequence = deliveries.sequence
 """
-_ANEW = """
-    state = CASE WHEN ambiguous AND state NOT IN ('delivered', 'parked') THEN 'retry_at' ELSE 'pending' END,
-    ambiguous = ambiguous AND state NOT IN ('delivered', 'parked'),
+_UNCLEAR = "(ambiguous OR state = 'sending') AND state NOT IN ('delivered', 'parked')"
+_ANEW = f"""
+    state = CASE WHEN {_UNCLEAR} THEN 'retry_at' ELSE 'pending' END, ambiguous = {_UNCLEAR}, version = version + 1,
     attempts = 0, server_errors = 0, tried_at = NULL, due_at = 0, reason = NULL, remote = NULL
 """
 
@@ -64,11 +66,14 @@ class Deliveries:
         )
 
     def save(self, deliveries: Sequence[Delivery]) -> None:
-        """Write everything that changes on the way, all rows or none; those that are gone are passed over."""
+        """Write everything that changes on the way, all rows or none, of those that are there and did not begin anew.
+
+        What began anew while it was being sent was unclear; where the end of that is clear now, it is not any more.
+        """
         with self._database.transaction():
             self._database.run_many(
                 "UPDATE deliveries SET state = ?, attempts = ?, server_errors = ?, ambiguous = ?, tried_at = ?,"
-                " due_at = ?, reason = ?, remote = ? WHERE id = ?",
+                f" due_at = ?, reason = ?, remote = ? WHERE {_SAME} AND version = ?",
                 [
                     (
                         str(each.state),
@@ -80,8 +85,19 @@ class Deliveries:
                         each.reason and clean_text(each.reason),
                         each.remote and clean_text(each.remote),
                         each.id,
+                        each.exchange,
+                        each.version,
                     )
                     for each in deliveries
+                ],
+            )
+            self._database.run_many(
+                f"UPDATE deliveries SET state = 'pending', ambiguous = 0 WHERE {_SAME}"
+                " AND version > ? AND state = 'retry_at' AND attempts = 0",
+                [
+                    (each.id, each.exchange, each.version)
+                    for each in deliveries
+                    if each.state is not State.SENDING and not each.ambiguous
                 ],
             )
 
@@ -213,6 +229,7 @@ def _delivery(
     due_at: float,
     reason: str | None,
     remote: str | None,
+    version: int,
 ) -> Delivery:
     return Delivery(
         id=number,
@@ -228,4 +245,5 @@ def _delivery(
         due_at=due_at,
         reason=reason,
         remote=remote,
+        version=version,
     )

@@ -13,22 +13,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidestream.errors import SidestreamError
+from sidestream.store.folders import private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LONGEST_SOCKET_PATH = 100  # bytes; Linux takes 107, macOS 103
+_ELSEWHERE = Path("/tmp")  # noqa: S108  # what is made there is private, or not used
 _KEY_BYTES = 32
+_OURS = frozenset({"recorder.lock", "fingerprint.key", "store.db", "journal"})
+_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
+_MOMENT = 1.0
+"""Seconds that somebody else may take to write 32 bytes."""
 
 
 def default(env: Mapping[str, str] = os.environ) -> str:
@@ -47,11 +55,14 @@ class Directory:
         self.socket = _socket_path(self.path)
 
     def prepare(self) -> None:
-        """Create what is missing; `OSError` if that is not possible."""
-        for parent in reversed([parent for parent in self.path.parents if not parent.exists()]):
-            parent.mkdir(mode=0o700, exist_ok=True)
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        self.journal.mkdir(mode=0o700, exist_ok=True)
+        """Create what is missing, for this user alone; `OSError` if that is not possible.
+
+        A directory that was there is closed to others if it is this user's, and holds nothing or what is ours: the
+        umask of whoever made it says nothing of what is in here.
+        """
+        private(self.path)
+        self._close_to_others()
+        private(self.journal)
 
     def fingerprint_key(self) -> bytes:
         """The key of fingerprints, the same for all processes on this directory; made by whoever comes first."""
@@ -66,14 +77,17 @@ class Directory:
                 stream.write(secrets.token_bytes(_KEY_BYTES))
                 stream.flush()
                 os.fsync(stream.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(name, file)
+            _name(Path(name), file)
         finally:
             Path(name).unlink()
-        key = file.read_bytes()
-        if len(key) != _KEY_BYTES:
-            raise OSError(f"{file} is damaged; delete it")
-        return key
+        return _read_key(file)
+
+    def holds(self, lock: int) -> bool:
+        """Whether the descriptor is still that of the lock file here; not if the directory was deleted or moved."""
+        try:
+            return os.path.samestat(os.fstat(lock), (self.path / "recorder.lock").stat())
+        except OSError:
+            return False
 
     def lock(self) -> int | None:
         """Become the recorder of this directory: a descriptor to keep open, or None while there is another one."""
@@ -86,12 +100,49 @@ class Directory:
             return None
         return descriptor
 
+    def _close_to_others(self) -> None:
+        about = self.path.stat()
+        if about.st_uid != os.getuid() or not about.st_mode & 0o077:
+            return
+        inside = {path.name for path in self.path.iterdir()}
+        if not inside or inside & _OURS:
+            with contextlib.suppress(OSError):  # some file systems have no modes
+                self.path.chmod(0o700)
+
+
+def _name(written: Path, file: Path) -> None:
+    """Have `file` be what was written, unless there is one; whole from the beginning where there are hard links."""
+    try:
+        os.link(written, file)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb", buffering=0) as stream:  # noqa: PTH123  # it is open already
+                stream.write(written.read_bytes())
+                os.fsync(descriptor)
+
+
+def _read_key(file: Path) -> bytes:
+    """The key, for which one who is just writing it is waited for."""
+    until = time.monotonic() + _MOMENT
+    while len(key := file.read_bytes()) != _KEY_BYTES:
+        if time.monotonic() > until:
+            raise OSError(f"{file} is damaged; delete it")
+        time.sleep(0.01)
+    return key
+
 
 def _socket_path(path: Path) -> Path:
-    """In the directory, or where temporary files are: the first of these whose name is short enough for a socket."""
-    name = f"sidestream-{os.getuid()}/{hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()}.sock"
-    places = path / "recorder.sock", Path(tempfile.gettempdir()) / name, Path("/tmp") / name  # noqa: S108  # made private
-    return next((place for place in places if len(os.fsencode(place)) <= _LONGEST_SOCKET_PATH), places[-1])
+    """In the directory, if its name is short enough for a socket; else where all look, whatever their TMPDIR says."""
+    there = path / "recorder.sock"
+    if len(os.fsencode(there)) <= _LONGEST_SOCKET_PATH:
+        return there
+    name = hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()
+    return _ELSEWHERE / f"sidestream-{os.getuid()}" / f"{name}.sock"
 
 
 def vacate(socket: Path) -> None:

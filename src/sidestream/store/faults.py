@@ -37,7 +37,7 @@ class StoreUnavailable(SidestreamError):
 
 
 class StoreCorrupt(SidestreamError):
-    """The file is damaged, or is no database. Nothing helps but to set it aside and begin a new one."""
+    """The file is damaged, no database, or deleted. Nothing helps but to begin a new one, with this one set aside."""
 
 
 def classified(error: sqlite3.Error | OSError, path: Path | None) -> Exception:

@@ -74,8 +74,9 @@ class Journal:
 
     `memory`, `disk`, `min_free` and `segment` are bytes: what may wait to be written; what journals and store together
     may take on disk, and what must stay free there, for new exchanges to be taken; and the size at which a new segment
-    is begun. `window` is the number of seconds for which entries may wait for others. With `strict`, `committed` can be
-    awaited, and nothing is taken while the disk cannot be written to.
+    is begun, as it is `age` seconds after the first entry, so that what was read does not lie there until more follows.
+    `window` is the number of seconds for which entries may wait for others. With `strict`, `committed` can be awaited,
+    and nothing is taken while the disk cannot be written to.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Journal:
         min_free: int,
         segment: int = 64 << 20,
         window: float = 0.05,
+        age: float = 3600.0,
     ) -> None:
         self.counters = JournalCounters()
         self._root = root
@@ -96,7 +98,7 @@ class Journal:
         self._disk = disk
         self._min_free = min_free
         self._window = window
-        self._files = Appender(root, strict=strict, segment=segment)
+        self._files = Appender(root, strict=strict, segment=segment, age=age)
         self._at_once = min(_BYTES_AT_ONCE, segment)
         # The event loop's own.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +110,8 @@ class Journal:
         self._queued = 0
         self._written = 0
         self._failing_since: float | None = None
+        self._stalled = False
+        """Whether somebody waited for a commit in vain, which is still to come."""
         self._full: str | None = None
         self._doubtful = 0
         """Exchanges up to this number have pieces of which nobody knows whether they survive a power cut."""
@@ -195,16 +199,28 @@ class Journal:
         self._commits.append(future)
         self._hurry.set()
         self._wake.set()
-        if error := await future:
+        try:
+            error = await future
+        except asyncio.CancelledError:  # too late for whoever waited: until it has come, no other is promised
+            self._stalled = True
+            raise
+        if error:
             raise OSError(error.errno, "the journal could not be written to")
         if number <= self._doubtful:
             raise OSError(errno.EIO, "a part of the exchange may be lost")
+
+    def _answer(self, future: asyncio.Future[OSError | None], error: OSError | None) -> None:
+        self._stalled = False
+        if not future.done():
+            future.set_result(error)
 
     def _refusal(self) -> str | None:
         if self._stopped:
             return "stopped"
         since = self._failing_since
         if since is not None and (self._strict or time.monotonic() - since > _PATIENCE):
+            return "unwritable"
+        if self._stalled:
             return "unwritable"
         if self._queued - self._written >= self._memory:
             return "memory"
@@ -278,7 +294,7 @@ class Journal:
         self._wake.clear()
         self._asleep = True  # from here on a put sets `_wake`; what was put before shows in the queue
         if not self._queue and not self._commits and not self._stopping.is_set():
-            self._wake.wait(_SURVEY if self._full or self._bursts else None)
+            self._wake.wait(_SURVEY if self._full or self._bursts else self._files.seconds_left())
         self._asleep = False
         if self._queue:
             self._hurry.wait(self._window)
@@ -296,7 +312,8 @@ class Journal:
             self._lot.extend(self._queue.popleft() for _ in range(len(self._queue)))
             while self._lot:
                 self._write()
-            if commits or sync:
+            # One that could not sync has not recovered before it can: a disk may take writes and lose them.
+            if commits or sync or (self._strict and self._failing_since is not None):
                 self._files.sync()
         except BaseException as error:
             if isinstance(error, UnsyncedError):
@@ -339,7 +356,7 @@ class Journal:
         if commits is None:
             commits = [self._commits.popleft() for _ in range(len(self._commits))]
         for future in commits:
-            self._tell(_answer, future, error)
+            self._tell(self._answer, future, error)
 
     def _tell(self, callback: Callable[..., object], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed
@@ -357,11 +374,6 @@ class Journal:
                 self._tell(self._calm)
         if self._used >= self._disk:
             self._full = "disk"
-
-
-def _answer(future: asyncio.Future[OSError | None], error: OSError | None) -> None:
-    if not future.done():
-        future.set_result(error)
 
 
 def _size(entry: Piece) -> int:

@@ -49,6 +49,8 @@ _GRACE = 10.0
 """Seconds for which a directory without a lock is one that is just being made."""
 _SEGMENTS_BEHIND = 4
 """An exchange that began more segments ago than this is carried."""
+_CHUNK_BYTES = 64
+"""Bytes of memory that a chunk of a record takes besides its own."""
 _BEGIN, _END = int(Kind.BEGIN), int(Kind.END)
 _RELAY = re.compile(r"[0-9a-f]{32}")
 
@@ -77,7 +79,7 @@ class Batch:
     released: list[tuple[str, int]] = field(default_factory=list)
     """Relay and number of carried exchanges that have ended."""
     size: int = 0
-    """Bytes of the journals read."""
+    """Bytes of the journals read, and of memory that records and what is carried take."""
     damaged: list[Path] = field(default_factory=list)
     """Segments that `Journals.done` will set aside."""
 
@@ -114,16 +116,19 @@ class Journals:
             self._add(relay, positions.get(relay), known)
 
     def read(self, most_bytes: int) -> Batch:
-        """What is new: about `most_bytes` at most, taken from all relays in turn. `OSError`s are logged, not raised."""
+        """What is new, taken from all relays in turn, until its size is `most_bytes` or, with the last record, more.
+
+        `OSError`s are logged, not raised. `SpoolError`: these `Journals` have lost what they had gathered.
+        """
         batch = Batch()
         gone = self._look()
         idle = 0
         while idle < len(self._turns) and batch.size < most_bytes:
             relay = self._relays[self._turns[0]]
-            idle = 0 if self._bite(relay, batch, gone=relay.name in gone) else idle + 1
+            idle = 0 if self._bite(relay, batch, most_bytes, gone=relay.name in gone) else idle + 1
             self._turns.rotate(-1)
         for relay in self._relays.values():
-            relay.tell(batch)
+            relay.tell(batch, most_bytes)
         return batch
 
     def done(self, batch: Batch) -> None:
@@ -142,6 +147,11 @@ class Journals:
             if relay.forgotten and relay.remove():
                 del self._relays[name]
                 self._turns.remove(name)
+
+    def forgotten(self) -> None:
+        """The store has been replaced by a new one: with the next batch it is told everything that it has to know."""
+        for relay in self._relays.values():
+            relay.tell_anew()
 
     def backlog_bytes(self) -> int:
         """Bytes that have not been read yet, in all journals."""
@@ -175,14 +185,13 @@ class Journals:
         return frozenset(self._relays.keys() - found)
 
     @staticmethod
-    def _bite(relay: _Relay, batch: Batch, *, gone: bool) -> bool:
+    def _bite(relay: _Relay, batch: Batch, most: int, *, gone: bool) -> bool:
         if relay.finished:
             return False
         if gone:
-            relay.finish(batch)
-            return False
+            return relay.finish(batch, most)
         try:
-            found = relay.read(batch)
+            found = relay.read(batch, most)
         except OSError as error:
             failed, relay.failed = relay.failed, True
             if not failed:
@@ -234,23 +243,29 @@ class _Relay:
         """Open exchanges, and from where on they are needed."""
         self._carried: set[int] = set()
         """Those of which the store has a part."""
+        self._untold: set[int] = set()
+        """... and no longer has."""
+        self._interrupting = False
+        """What is open has no continuation: it is ended before anything more is read."""
         self._skip: dict[int, Position] = {}
         """Up to where what is read again is contained in what was carried."""
         for exchange in carried:
             self._resume(exchange)
 
-    def read(self, batch: Batch) -> bool:
-        """Read on, a megabyte or one entry. False: there is nothing more for now."""
+    def read(self, batch: Batch, most: int) -> bool:
+        """Read on, a megabyte or one entry, until the batch is full. False: there is nothing more for now."""
+        if self._interrupting:
+            self._interrupt(batch, most)
+            return True
         alive = self._alive()  # first: what it wrote before it died is then seen below
         found = segments.numbers(self._path)
         segment, offset = self._at
         following = _after(segment, found)
         if segment not in found:
-            return self._end_of_segment(found, batch, alive=alive)
+            return self._end_of_segment(found, batch, most, alive=alive)
         try:
             end, wait = self._end_of(segment, found, alive=alive)
-            if self._consume(end, batch):
-                self._carry(batch)
+            if self._consume(end, batch, most):
                 return True
             damaged = end is not None and offset < end  # there is less than had been written
         except DamagedError:
@@ -258,25 +273,34 @@ class _Relay:
                 return self._at.offset > offset
             damaged = True
         if damaged:
-            self._damaged(segment, following, batch)
+            self._damaged(segment, following, batch, most)
             return True
         if wait:
             return False
-        return self._end_of_segment(found, batch, alive=alive)
+        return self._end_of_segment(found, batch, most, alive=alive)
 
-    def tell(self, batch: Batch) -> None:
-        """Put the position to go on from into the batch, if it has changed."""
+    def tell(self, batch: Batch, most: int) -> None:
+        """Put into the batch what is to be carried, and the position to go on from if it has changed."""
         if self.finished:
             return
+        if not self._interrupting:
+            self._carry(batch, most)
         position = min([self._at, *self._needed.values()])  # what was carried may be needed from further on only
         if position not in {self._told, Position(0, 0)}:
             batch.positions[self.name] = self._told = position
 
-    def finish(self, batch: Batch) -> None:
-        """All that is there has been read, and nothing more will come."""
-        self._interrupt(batch)
+    def tell_anew(self) -> None:
+        """The store does not know what it has been told."""
+        self._told = None
+        self._untold = set(self._carried)
+
+    def finish(self, batch: Batch, most: int) -> bool:
+        """All that is there has been read, and nothing more will come. True: it is not all in the batch yet."""
+        if not self._interrupt(batch, most):
+            return True
         batch.positions[self.name] = None
         self.finished = True
+        return False
 
     def unlink(self, before: int) -> None:
         """Delete the segments before this one."""
@@ -360,14 +384,14 @@ class _Relay:
         with (self._path / segments.name(segment)).open("rb", buffering=0) as file:
             return file.read(segments.HEADER_SIZE)
 
-    def _consume(self, end: int | None, batch: Batch) -> bool:
+    def _consume(self, end: int | None, batch: Batch, most: int) -> bool:
         """Take what is there up to `end`; whether that was anything. `DamagedError` when something wrong is next."""
         segment, offset = self._at
         with (self._path / segments.name(segment)).open("rb", buffering=0) as file:
             want = _BITE
             while end is None or offset < end:
-                most = want if end is None else min(want, end - offset)
-                data = os.pread(file.fileno(), most, offset)
+                length = want if end is None else min(want, end - offset)
+                data = os.pread(file.fileno(), length, offset)
                 done = 0
                 if not data:
                     self.caught_up = time.monotonic()
@@ -379,13 +403,15 @@ class _Relay:
                     for after, entry in segments.entries(data, done):
                         self._take(entry, offset + done, batch)
                         done = after
+                        if batch.size >= most:
+                            break
                 finally:
                     self._at = Position(segment, offset + done)
                     batch.size += done
                 if done:
                     return True
                 want = segments.needed(data)
-                if len(data) < most or (end is not None and offset + want > end):
+                if len(data) < length or (end is not None and offset + want > end):
                     return False
         return False
 
@@ -401,7 +427,7 @@ class _Relay:
             self._over(number, batch)
             return
         if record is not None:
-            batch.records.append(record)
+            _put(record, batch)
         if kind == _BEGIN:
             self._over(number, batch)
             self._needed[number] = Position(self._at.segment, start)
@@ -411,50 +437,65 @@ class _Relay:
     def _over(self, number: int, batch: Batch) -> None:
         self._needed.pop(number, None)
         self._skip.pop(number, None)
+        self._untold.discard(number)
         if number in self._carried:
             self._carried.discard(number)
             batch.carried[:] = [other for other in batch.carried if (other.relay, other.number) != (self.name, number)]
             batch.released.append((self.name, number))
 
-    def _carry(self, batch: Batch) -> None:
+    def _carry(self, batch: Batch, most: int) -> None:
         for number, begun in self._needed.items():
-            if self._at.segment - begun.segment > _SEGMENTS_BEHIND:
-                batch.carried.append(Carried(self.name, number, self._at, self._gathering.pack(number)))
-                self._carried.add(number)
+            if self._at.segment - begun.segment > _SEGMENTS_BEHIND or number in self._untold:
+                carried = Carried(self.name, number, self._at, self._gathering.pack(number))
+                batch.carried.append(carried)
+                batch.size += len(carried.state)
                 self._needed[number] = self._at
+                self._carried.add(number)
+                self._untold.discard(number)
+                if batch.size >= most:  # the others with the next batch
+                    return
 
-    def _end_of_segment(self, found: Sequence[int], batch: Batch, *, alive: bool) -> bool:
+    def _end_of_segment(self, found: Sequence[int], batch: Batch, most: int, *, alive: bool) -> bool:
         """Go on to the following segment; without one, wait for it, or that was all."""
         segment, offset = self._at
         following = _after(segment, found)
         if following is None:
-            if not alive:
-                self.finish(batch)
-            return False
+            return not alive and self.finish(batch, most)
         end, wait = self._end_of(segment, found, alive=alive)
         if wait:
             return False
         if segment and (following != segment + 1 or (end is not None and end != offset)):
             log.error("journal_gap_found", relay=self.name, segment=following)
-            self._interrupt(batch)
+            self._interrupt(batch, most)
         self._at = Position(following, 0)
         return True
 
-    def _damaged(self, segment: int, following: int | None, batch: Batch) -> None:
+    def _damaged(self, segment: int, following: int | None, batch: Batch, most: int) -> None:
         offset = self._at.offset
         self._counters.set_aside += 1
         batch.damaged.append(self._path / segments.name(segment))
-        self._interrupt(batch)
+        self._interrupt(batch, most)
         self._at = Position(following or segment + 1, 0)
         log.error("segment_set_aside", relay=self.name, segment=segment, offset=offset)
 
-    def _interrupt(self, batch: Batch) -> None:
-        """End all open exchanges: their remaining pieces are lost."""
-        records = self._gathering.interrupted()
-        self._counters.interrupted += len(records)
-        batch.records += records
+    def _interrupt(self, batch: Batch, most: int) -> bool:
+        """End all open exchanges, for their remaining pieces are lost. False: the batch is full, and some are left."""
+        self._interrupting = True
+        for number, record in self._gathering.interrupted():
+            self._counters.interrupted += 1
+            self._over(number, batch)
+            _put(record, batch)
+            if batch.size >= most and len(self._gathering):
+                return False
         for number in {*self._needed, *self._carried}:
             self._over(number, batch)
+        self._interrupting = False
+        return True
+
+
+def _put(record: Record, batch: Batch) -> None:
+    batch.records.append(record)
+    batch.size += record.size + _CHUNK_BYTES * (len(record.request_chunks) + len(record.response_chunks))
 
 
 def _after(segment: int, found: Sequence[int]) -> int | None:

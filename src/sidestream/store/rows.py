@@ -92,6 +92,8 @@ class Delivery:
     """Why it is where it is, in words of ours."""
     remote: str | None = None
     """What the destination calls it, where it said so."""
+    version: int = 0
+    """How often it has begun anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,19 @@ A whole entry that was written is never taken back, so a reader may go past it a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from sidestream.ids import new_id
+from sidestream.store.folders import private, sync_folder
 from sidestream.traces.entries import Entry
-from sidestream.wire.exchange import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +48,12 @@ _FRAME = struct.Struct("<II")
 _ABOUT = struct.Struct("<BId")
 _ENTRY = struct.Struct("<IIBId")
 _NUMBERS = 0xFFFFFFFF
+_LOOK = 1.0
 _NAME = re.compile(r"([0-9]{8,})\.seg")
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
+"""How a file system of macOS, of a network for instance, says that it has no F_FULLFSYNC."""
 
 HEADER_SIZE = len(_MAGIC) + _BEFORE.size + _CHECKSUM.size
 ENTRY_SIZE = _ENTRY.size
@@ -130,10 +137,11 @@ class Appender:
     With `strict`, what was appended before a `sync` survives a power cut, wherever it lies.
     """
 
-    def __init__(self, root: Path, *, strict: bool, segment: int) -> None:
+    def __init__(self, root: Path, *, strict: bool, segment: int, age: float = float("inf")) -> None:
         self._root = root
         self._strict = strict
         self._segment = segment
+        self._age = age
         self._directory: Path | None = None
         self._lock = -1
         self._file = -1
@@ -142,18 +150,47 @@ class Appender:
         self._lost = False
         self._end = 0
         """Where the last whole entry of the current segment ends; 0: not even its header has been written."""
+        self._written_to_since = 0.0
+        self._looked_at = float("-inf")
 
     def prepare(self) -> bool:
-        """Make sure that there is a segment to write to. True: somebody has deleted what was written before."""
-        if self._file >= 0 and os.fstat(self._file).st_nlink:
+        """Make sure that there is a segment to write to. True: somebody has taken away what was written before."""
+        in_place = self._in_place()
+        if self._file >= 0 and in_place and os.fstat(self._file).st_nlink:
+            if self.seconds_left() == 0:
+                self._rotate()
+                _, error = self.append(())  # with a header it can be read, and the one before can be deleted
+                if error is not None:
+                    raise error
             return False
         self._lost = self._lost or self._file >= 0
-        if self._directory is None or not os.fstat(self._lock).st_nlink:
+        if self._directory is None or not in_place:
             self._lost = self._lost or self._directory is not None
             self._new_directory()
         self._next_segment()
         lost, self._lost = self._lost, False
         return lost
+
+    def _in_place(self) -> bool:
+        """Whether the directory is where it was made; one that was moved is read by nobody. Looked at once a second."""
+        if self._directory is None:
+            return False
+        now = time.monotonic()
+        if not os.fstat(self._lock).st_nlink:
+            return False
+        if now - self._looked_at < _LOOK:
+            return True
+        self._looked_at = now
+        try:
+            return os.path.samestat(os.fstat(self._lock), (self._directory / "lock").stat())
+        except FileNotFoundError:
+            return False
+
+    def seconds_left(self) -> float | None:
+        """After how many seconds `prepare` will begin a new segment, if nothing happens; None: never."""
+        if self._file < 0 or self._end <= HEADER_SIZE or self._age == float("inf"):
+            return None
+        return max(self._written_to_since + self._age - time.monotonic(), 0.0)
 
     def append(self, batch: Sequence[Piece]) -> tuple[int, OSError | None]:
         """Write entries: how many of them are written, and why not all."""
@@ -162,6 +199,8 @@ class Appender:
                 self._rotate()
         except OSError as failure:
             return 0, failure
+        if self._end <= HEADER_SIZE:
+            self._written_to_since = time.monotonic()
         begin = b"" if self._end else header(self._number, self._before)
         parts: list[bytes | memoryview] = [begin] if begin else []
         ends, end = [], self._end + len(begin)
@@ -177,16 +216,17 @@ class Appender:
         count = sum(end <= self._end + written for end in ends)
         if count or written >= len(begin):
             self._end = ends[count - 1] if count else self._end + len(begin)
-        self._cut()
-        return count, error
+        return count, self._cut() or error
 
     def sync(self) -> None:
-        """Wait until the disk has what was appended; `UnsyncedError` if it may not."""
+        """Wait until the disk has what was appended; `UnsyncedError` if it may not have all of it."""
         if self._file < 0:
             return
         try:
             _sync(self._file)
         except OSError as error:
+            if not self._end:  # there was nothing in it
+                raise
             self._close_segment()
             raise UnsyncedError(*error.args) from error
 
@@ -210,7 +250,7 @@ class Appender:
         file = os.open(self._directory / name(number), _FLAGS, 0o600)
         try:
             if self._strict:
-                _sync_directory(self._directory)
+                sync_folder(self._directory)
         except OSError:
             os.close(file)
             raise
@@ -230,7 +270,7 @@ class Appender:
             (directory / "lock.new").rename(directory / "lock")
             if self._strict:
                 for parent in (directory, self._root, self._root.parent):
-                    _sync_directory(parent)
+                    sync_folder(parent)
         except OSError:
             if lock >= 0:
                 os.close(lock)
@@ -243,24 +283,27 @@ class Appender:
         self._directory, self._lock = directory, lock
         self._number = self._end = 0
 
-    def _cut(self) -> None:
-        """Cut off the beginning of an entry; where that is not possible, the next segment will say that it is one."""
+    def _cut(self) -> UnsyncedError | None:
+        """Cut off the beginning of an entry; where that is not possible, the next segment will say that it is one.
+
+        What stands before it is synced then, for nobody can do so later; the error if that failed.
+        """
         try:
             os.ftruncate(self._file, self._end)
         except OSError:
+            try:
+                if self._strict and self._end:
+                    self.sync()
+            except UnsyncedError as error:
+                return error
             self._close_segment()
+        return None
 
     def _close_segment(self) -> None:
         if self._file >= 0:
             file, self._file = self._file, -1
             with contextlib.suppress(OSError):
                 os.close(file)
-
-
-def private(path: Path) -> None:
-    """Create a directory and what is missing above it, for this user alone."""
-    for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
-        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _written(file: int, parts: list[bytes | memoryview]) -> tuple[int, OSError | None]:
@@ -284,14 +327,11 @@ def _written(file: int, parts: list[bytes | memoryview]) -> tuple[int, OSError |
 
 def _sync(file: int) -> None:
     if sys.platform == "darwin":  # there, fsync stops at the drive's cache
-        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+        try:
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            os.fsync(file)
     else:
         os.fdatasync(file)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

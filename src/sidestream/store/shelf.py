@@ -40,6 +40,9 @@ class Shelf:
         self.store = cast("Store", _Methods(self))
         self.set_aside = 0
         """Damaged stores that were put out of the way, whether found when opening them or later."""
+        self.replaced = 0
+        """How often a new store took the place of one that was damaged or deleted."""
+        self._opened_before = False
         self._path = path
         self._full_sync = full_sync
         self._store: Store | None = None
@@ -94,6 +97,8 @@ class Shelf:
         if self._store is None:
             before = self._file()
             self._store = Store.open(self._path, full_sync=self._full_sync)
+            self.replaced += self._opened_before
+            self._opened_before = True
             self._count(before)
         return self._store
 
@@ -103,6 +108,7 @@ class Shelf:
             self._refused += damaged.refused
             before = self._file()
             self._store = damaged.start_over()
+            self.replaced += 1
             self._count(before)
 
     def _file(self) -> int | None:

@@ -7,12 +7,12 @@ may raise `StoreUnavailable` (nothing was written; try again) or `StoreCorrupt` 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sidestream.errors import SidestreamError
+import structlog
+
 from sidestream.store import retention
 from sidestream.store.database import Database, set_aside
 from sidestream.store.deliveries import Deliveries
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sidestream.store.rows import Carried, Delivery, Item, Lane, Position, Pruned, Redelivered, Replacement, State
     from sidestream.traces.model import Trace
     from sidestream.traces.record import Record
+
+log = structlog.get_logger()
 
 _UNCHANGED: Mapping[str, Position | None] = MappingProxyType({})
 
@@ -64,11 +66,15 @@ class Store:
         return cls(Database.open_reader(path))
 
     def start_over(self) -> Store:
-        """After `StoreCorrupt`: set the file aside, and begin a new store in its place."""
-        with contextlib.suppress(SidestreamError):
-            self.close()
-        path = self._database.path
-        if path is not None and path.exists():
+        """After `StoreCorrupt`: set the file aside, and begin a new store in its place.
+
+        Where the file was deleted, or replaced by somebody, go on with what is there now.
+        """
+        path, gone = self._database.path, self._database.gone()
+        self._database.abandon()
+        if gone:
+            log.error("store_deleted", store=str(path))
+        elif path is not None and path.exists():
             set_aside(path, self._now())
         return Store.open(path, full_sync=self._full_sync, now=self._now)
 
@@ -76,6 +82,13 @@ class Store:
     def refused(self) -> int:
         """Exchanges that could not be stored, for what they are: a defect of ours, logged each time."""
         return self._exchanges.refused
+
+    def gone(self) -> bool:
+        """Whether the file has been deleted or replaced, so that nobody will find what is in here; cheap.
+
+        Each write asks this first, and raises `StoreCorrupt` then.
+        """
+        return self._database.gone()
 
     def close(self) -> None:
         """Close it; safe to call twice."""
@@ -149,7 +162,11 @@ class Store:
         return self._deliveries.head(sink, lane)
 
     def save(self, deliveries: Sequence[Delivery]) -> None:
-        """Write all of deliveries that changes on the way, all or nothing; those that are gone are passed over."""
+        """Write all of deliveries that changes on the way, all or nothing.
+
+        Those that are gone are passed over, and so are those that began anew after they were read; of these it is only
+        noted if it is clear now whether the earlier attempt arrived.
+        """
         self._deliveries.save(deliveries)
 
     def park(self, sink: str, fingerprint: str, reason: str) -> int:

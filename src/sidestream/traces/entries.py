@@ -86,6 +86,10 @@ class Intake(Protocol):
     def ready(self) -> bool:
         """Whether a new exchange would be taken, as far as one can know."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of memory that wait to be written, or to be understood."""
+
     def open(self) -> int | None:
         """A number for a new exchange; None if there is no room for it, which is counted and logged there."""
 

@@ -1,61 +1,56 @@
 """Entries in, records out: the pieces of many exchanges at once, put together again.
 
-Sans-IO, but for one thing: what is gathered of a body beyond a megabyte lies in an unlinked file in the folder that is
-given for it, so that hundreds of long exchanges under way do not fill the memory. Without a folder it stays there.
+Sans-IO, but for one thing: what is gathered of bodies beyond a megabyte each lies in one unlinked file in the folder
+that is given for it (`sidestream.traces.spool`), so that hundreds of long exchanges under way do not fill the memory.
+Where that file cannot be written to, or without a folder, it stays in memory: rather too much there than too little in
+a record, for the journal that it came from is deleted in reliance on this.
 """
 
 from __future__ import annotations
 
 import array
-import os
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sidestream.traces.entries import Begin, End, Entry, Head, Kind
 from sidestream.traces.record import Record
+from sidestream.traces.spool import BLOCK, Spool
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Iterator
     from pathlib import Path
 
-_IN_MEMORY = 1 << 20
 _BEGIN, _RESPONSE = int(Kind.BEGIN), int(Kind.RESPONSE)  # compared per entry; several times faster than the members
 
 
 class _Body:
     """A body under way: its bytes, the lengths of its chunks and their times."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._file: io.FileIO | None = None
-        self._spilled = 0
+    def __init__(self, spool: Spool | None) -> None:
+        self._spool = spool
+        self._blocks: list[int] = []
         self._rest = bytearray()
-        """What is not in the file."""
+        """What is not in the spool."""
+        self._enough = BLOCK
+        """With more than this in memory, it is time to move what there is of whole blocks."""
         self.lengths = array.array("Q")
         self.times = array.array("d")
         self.truncated = False
-        """Whether there was no room for the rest."""
+        """Whether something is missing; only of what an earlier version packed."""
 
     def add(self, data: bytes, time: float) -> None:
-        if self.truncated:
-            return
         self._rest += data
         self.lengths.append(len(data))
         self.times.append(time)
-        if self._folder is not None and len(self._rest) > _IN_MEMORY:
-            self._spill()
+        if self._spool is not None and len(self._rest) > self._enough:
+            self._spill(self._spool)
 
     def read(self) -> bytes:
-        """All its bytes; where the file cannot be read, none: then it has no chunks either."""
-        try:
-            return self._from_file() + self._rest
-        except OSError:
-            self.truncated = True
-            self.lengths, self.times = array.array("Q"), array.array("d")
-            return b""
+        """All its bytes; `SpoolError` if they cannot be had back."""
+        if self._spool is None or not self._blocks:
+            return bytes(self._rest)
+        return self._spool.read(self._blocks) + self._rest
 
     def chunks(self) -> tuple[bytes, ...]:
         """The chunks as they came; copied one by one."""
@@ -67,38 +62,22 @@ class _Body:
         return tuple(ends)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._spool is not None:
+            self._spool.free(self._blocks)
+        self._blocks = []
 
-    __del__ = close  # a gathering may be dropped as it is
-
-    def _spill(self) -> None:
-        """Move what is in memory to the file; without room for it, it stays, and nothing more is taken."""
+    def _spill(self, spool: Spool) -> None:
+        """Move whole blocks from memory to the spool; if that fails, again when there is a block more."""
+        done = 0
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115  # lives as long as this
-            rest = memoryview(self._rest)
-            while rest:
-                count = os.pwrite(self._file.fileno(), rest, self._spilled + len(self._rest) - len(rest))
-                rest = rest[count:]
+            with memoryview(self._rest) as rest:
+                while len(rest) - done >= BLOCK:
+                    self._blocks.append(spool.write(rest[done : done + BLOCK]))
+                    done += BLOCK
         except OSError:
-            self.truncated = True
-            return
-        self._spilled += len(self._rest)
-        self._rest = bytearray()
-
-    def _from_file(self) -> bytes:
-        if self._file is None:
-            return b""
-        data = bytearray(self._spilled)
-        self._file.seek(0)
-        view = memoryview(data)
-        while view:
-            count = self._file.readinto(view)
-            if not count:
-                raise OSError("the file of a body is shorter than what was written to it")
-            view = view[count:]
-        return bytes(data)
+            pass
+        del self._rest[:done]
+        self._enough = len(self._rest) // BLOCK * BLOCK + BLOCK
 
 
 class _State(msgspec.Struct):
@@ -113,12 +92,12 @@ class _State(msgspec.Struct):
 
 
 class _Open:
-    def __init__(self, begin: Begin, folder: Path | None) -> None:
+    def __init__(self, begin: Begin, spool: Spool | None) -> None:
         self.begin = begin
         self.head: Head | None = None
         self.commit: End | None = None
-        self.request = _Body(folder)
-        self.response = _Body(folder)
+        self.request = _Body(spool)
+        self.response = _Body(spool)
         self.last = 0.0
 
     def record(self, end: End) -> Record:
@@ -145,7 +124,7 @@ class Gathering:
     """The open exchanges of one relay."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+        self._spool = Spool(folder) if folder is not None else None
         self._open: dict[int, _Open] = {}
 
     def __len__(self) -> int:
@@ -157,7 +136,8 @@ class Gathering:
     def add(self, entry: Entry) -> Record | None:
         """Take the next entry; the whole exchange, where this was its end. Entries without a beginning are passed over.
 
-        `ValueError` for an entry that is not what its kind says; its exchange is forgotten.
+        `ValueError` for an entry that is not what its kind says; its exchange is forgotten. `SpoolError` if what was
+        gathered is lost: then it has to be gathered again from the beginning.
         """
         try:
             return self._add(entry)
@@ -169,7 +149,7 @@ class Gathering:
         kind, number, time, data = entry
         if kind == _BEGIN:
             self.forget(number)
-            self._open[number] = _Open(msgspec.msgpack.decode(data, type=Begin), self._folder)
+            self._open[number] = _Open(msgspec.msgpack.decode(data, type=Begin), self._spool)
             return None
         exchange = self._open.get(number)
         if exchange is None:
@@ -196,15 +176,16 @@ class Gathering:
         if exchange := self._open.pop(number, None):
             exchange.close()
 
-    def interrupted(self) -> list[Record]:
-        """All that is open, as it will stay because its relay is dead; empty afterwards.
+    def interrupted(self) -> Iterator[tuple[int, Record]]:
+        """Number and record of all that is open, as it will stay because its relay is dead.
 
-        What was committed had all but its end relayed, so it ended as its commit says.
+        One by one, and each is forgotten as it is given: all of them at once may be more than fits into memory. What
+        was committed had all but its end relayed, so it ended as its commit says.
         """
-        records = [exchange.record(exchange.commit or _cut(exchange)) for exchange in self._open.values()]
-        for number in list(self._open):
+        for number, exchange in list(self._open.items()):
+            record = exchange.record(exchange.commit or _cut(exchange))
             self.forget(number)
-        return records
+            yield number, record
 
     def pack(self, number: int) -> bytes:
         """What was gathered of an open exchange, as bytes."""
@@ -218,7 +199,7 @@ class Gathering:
             state = msgspec.msgpack.decode(packed, type=_State)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ValueError("not a packed exchange") from error
-        exchange = _Open(state.begin, self._folder)
+        exchange = _Open(state.begin, self._spool)
         exchange.head, exchange.commit, exchange.last = state.head, state.commit, state.last
         packed_bodies = (exchange.request, state.request), (exchange.response, state.response)
         for body, (data, lengths, times, truncated) in packed_bodies:

@@ -49,8 +49,9 @@ class Keys:
         return fingerprint
 
     def add(self, fingerprint: str, key: Secret) -> None:
-        """Keep a key whose fingerprint is known."""
-        if fingerprint in self._keys:
+        """Keep a key whose fingerprint is known; one that is kept already has been seen again."""
+        if (known := self._keys.pop(fingerprint, None)) is not None:
+            self._keys[fingerprint] = known
             return
         if len(self._keys) >= _MOST:
             oldest = next(iter(self._keys))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +85,13 @@ _KEPT = frozenset(
 )
 
 
-def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The fields a record may hold, names in lower case, repeated ones joined: an allow-list without credentials."""
+def kept_headers(headers: Mapping[str, str], secrets: Iterable[str] = ()) -> dict[str, str]:
+    """The fields a record may hold, names in lower case, repeated ones joined: an allow-list without credentials.
+
+    A field with one of `secrets` in it is left out, whatever its name: some servers repeat what they were sent.
+    """
     kept: dict[str, str] = {}
     for name, value in headers.items():
-        if (lower := name.lower()) in _KEPT:
+        if (lower := name.lower()) in _KEPT and not any(secret in value for secret in secrets):
             kept[lower] = f"{kept[lower]}, {value}" if lower in kept else value
     return kept

@@ -142,7 +142,17 @@ class Gateway:
 
     @staticmethod
     async def _answer(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> web.StreamResponse:
-        """Write a response that is not the upstream's, inside the exchange."""
+        """Write a response that is not the upstream's, inside the exchange.
+
+        Where the upstream was called in vain, that is recorded, and its end is held like any other.
+        """
+        if exchange.outcome is not None and not response.prepared:
+            try:
+                await exchange.hold_the_end()
+            except RelayError:
+                if request.transport is not None:
+                    reset(request.transport)
+                return web.Response(status=499)
         try:
             await response.prepare(request)
             await response.write_eof()

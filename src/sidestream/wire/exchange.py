@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from aiohttp import web
+
+from sidestream.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,13 +94,6 @@ class Provider(Protocol):
 
     def needs_credential(self, method: str, path: str) -> bool:
         """Whether such a call is refused without a provider key."""
-
-
-def new_id() -> str:
-    """32 hex digits that sort by time (UUIDv7's layout: 48 bits of milliseconds, the rest random)."""
-    milliseconds = time.time_ns() // 1_000_000
-    noise = random.getrandbits(74)  # to be unique, not to be secret
-    return f"{milliseconds << 80 | 7 << 76 | (noise >> 62) << 64 | 2 << 62 | noise & (1 << 62) - 1:032x}"
 
 
 _REQUEST_CHUNK, _RESPONSE_HEAD, _RESPONSE_CHUNK = range(3)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 DATASET = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_KEY = re.compile(r"sk-[a-z]+|inv-[0-9a-f]{32}")
+"""What a key begins with; as a dataset's name it would be written down everywhere."""
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _TARGET = re.compile(r"/[!$-~]*")  # printable ASCII without '"' and '#'
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])(?:\.|%2e){1,2}(?:[/\\?]|$)|%00|\\|%5c", re.IGNORECASE)
@@ -46,6 +48,8 @@ def parse(target: str, prefix: str, providers: Collection[str]) -> Route:
         shape = f"{prefix}/[{{dataset}}/]{{provider}}/{{path}}"
         known = ", ".join(sorted(providers))
         raise GatewayError(404, "unknown_route", f"no such route; expected {shape} with a provider of: {known}")
+    if _KEY.match(first):
+        raise GatewayError(400, "bad_dataset", "the dataset's name looks like a key; keys belong into headers")
     if not DATASET.fullmatch(first):
         raise GatewayError(400, "bad_dataset", "a dataset's name has 1 to 256 letters, digits, '-' and '_'")
     return Route(first, second, (beyond or "/") + mark + query)

@@ -221,14 +221,14 @@ async def test_a_store_that_takes_the_place_of_a_damaged_one_is_told_the_positio
         journal.start()
         told(journal, name)
     await eventually(lambda: not idle.waiting and not busy.waiting)
-    while await bench.ingestion.step():
+    while await bench.ingestion.step() is not None:
         pass
     before = await bench.shelf.call(bench.shelf.store.positions)
     bench.directory.store.unlink()
     told(busy, "b")
     await eventually(lambda: not busy.waiting)
     with capture_logs():
-        while await bench.ingestion.step():
+        while await bench.ingestion.step() is not None:
             pass
     after = await bench.shelf.call(bench.shelf.store.positions)
     assert before.keys() == after.keys()

@@ -24,7 +24,7 @@ from sidestream.tasks import where
 from sidestream.traces.understanding import understand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from sidestream.providers.base import Provider
     from sidestream.sinks.base import Sink
@@ -41,6 +41,8 @@ _MOST_UNDERSTOOD = 32 << 20
 _VALUE_BYTES = 64
 """Bytes of memory that a value in a trace takes besides its text."""
 _POLL = 0.05
+_PLENTY = 1 << 20
+"""Bytes of a batch from which on the next is read at once."""
 _RETRY = 1.0
 _TRIES = 3
 """How often a batch is tried that cannot be stored for a reason nobody thought of, before its parts are."""
@@ -70,6 +72,7 @@ class Ingestion:
         sinks: Sequence[Sink],
         stored: Callable[[str, set[Lane]], None],
         arrived: asyncio.Event,
+        pause: float = _POLL,
     ) -> None:
         self.received = 0
         self.understood = 0
@@ -83,37 +86,38 @@ class Ingestion:
         self._arrived = arrived
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidestream understanding")
         self._failing = False
-        self._finishing = False
+        self._ending = asyncio.Event()
+        self._pause = pause
         self._replaced = shelf.replaced
 
     async def run(self) -> None:
         """Take in what comes, and, once `finish` was called, all there is."""
         while True:
-            finishing = self._finishing
+            finishing = self._ending.is_set()
             self._arrived.clear()
-            if await self.step():
-                continue
-            if finishing:
+            size = await self.step()
+            if size is None and finishing:
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL):
-                    await self._arrived.wait()
+            if size is None:
+                await _within(_POLL, self._arrived.wait())
+            elif size < _PLENTY and not finishing:
+                await _within(self._pause, self._ending.wait())  # a batch of some more costs hardly more
 
     def finish(self) -> None:
         """Have `run` come to its end."""
-        self._finishing = True
+        self._ending.set()
         self._arrived.set()
 
     def close(self) -> None:
         """Let go of the thread, when `run` has ended."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def step(self) -> bool:
-        """Take in one batch; whether there was any."""
+    async def step(self) -> int | None:
+        """Take in one batch: its bytes; None if there was nothing."""
         loop = asyncio.get_running_loop()
         batch = await loop.run_in_executor(self._thread, self._read)
         if not batch.found:
-            return False
+            return None
         records = deque(batch.records)
         batch.records.clear()
         while len(items := await loop.run_in_executor(self._thread, self._portion, records)) and records:
@@ -121,7 +125,7 @@ class Ingestion:
         about = {"positions": batch.positions, "carried": batch.carried, "released": batch.released}
         self._tell(await self._commit(items, **about))
         await loop.run_in_executor(self._thread, self._source.done, batch)
-        return True
+        return batch.size
 
     def _read(self) -> Batch:
         if self._replaced != self._shelf.replaced:
@@ -190,6 +194,12 @@ class Ingestion:
         if not self._failing:
             self._failing = True
             log.error("store_write_failed", error=type(error).__name__, where=where(error))
+
+
+async def _within(seconds: float, what: Coroutine[object, object, object]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await what
 
 
 def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Trace | None, str | None]:

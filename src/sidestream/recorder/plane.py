@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_PAUSE = 0.05
+"""Seconds between batches, unless much waits: traces come later by that, and cost much less."""
+_PAUSE_IN_MEMORY = 0.005
 _KEEP_HOUSE_EVERY = 60.0
 _CLEAR_MEMORY_EVERY = 0.25
 _PAGES = 10_000
@@ -58,7 +61,8 @@ class Plane:
         self._source = source
         self._retention = retention
         self._deliverers = {sink.name: Deliverer(sink, shelf.store, shelf.call, keys) for sink in sinks}
-        self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived)
+        pause = _PAUSE_IN_MEMORY if isinstance(source, Memory) else _PAUSE
+        self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived, pause)
         self._ingesting: asyncio.Task[None] | None = None
         self._stopping = False
         self._house: asyncio.Task[None] | None = None

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 async def test_strict_loses_nothing_whose_clean_end_was_seen_whatever_is_killed(tmp_path: Path) -> None:
-    found = await kills(tmp_path, "strict", 8)
+    found = await kills(tmp_path, "strict", 6)
     assert found.calls.clean
     assert [] == found.lost
     assert (0, 0, True, True) == (found.stored_twice, found.left.undelivered, found.left.sound, found.delivered)
-    assert found.pushed_twice <= 8
+    assert found.pushed_twice <= 6
 
 
 async def test_async_loses_at_most_its_window_when_something_is_killed(tmp_path: Path) -> None:

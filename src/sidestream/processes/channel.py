@@ -4,7 +4,8 @@ It knows how a message travels, not what it makes anybody do. The supervisor's w
 nothing is imported here but the standard library and the log.
 
 Down go ``document`` (first, and once), ``not_ready``, ``stop``, ``retire``, ``report`` and ``totals``; up go ``ready``,
-``stats`` and ``totals``. A line that is no message is passed over: a defect at one end is not to end the other.
+``retired``, ``stats`` and ``totals``. A line that is no message is passed over: a defect at one end is not to end the
+other.
 """
 
 from __future__ import annotations

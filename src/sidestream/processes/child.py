@@ -43,6 +43,8 @@ class Child:
         self.kind: Kind = kind
         self.pid = process.pid
         self.ready = asyncio.Event()
+        self.retired = asyncio.Event()
+        """Whether it has let go of its sockets; also when it has ended."""
         self.ended = asyncio.Event()
         self.status = 0
         """Its exit status once it has ended; minus the number of the signal that killed it."""
@@ -147,6 +149,7 @@ class Child:
         self.status = returned
         self._say_ended()
         self._hub.died(self)
+        self.retired.set()
         self.ended.set()
         for arrived in self._reports.values():
             arrived.set()
@@ -156,6 +159,8 @@ class Child:
             kind, number = message["kind"], message.get("number")
             if kind == "ready":
                 self.ready.set()
+            elif kind == "retired":
+                self.retired.set()
             elif kind == "stats" and isinstance(stats := message.get("stats"), dict):
                 self.stats = merge(stats)
                 self.heard_at = time.monotonic()

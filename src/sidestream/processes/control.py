@@ -100,6 +100,11 @@ class Control:
         if self._channel is not None:
             self._channel.send("ready")
 
+    def retired(self) -> None:
+        """Tell the supervisor that no new connection is taken any more."""
+        if self._channel is not None:
+            self._channel.send("retired")
+
     async def totals(self) -> dict[str, Any]:
         """What all processes have counted, as `sidestream.stats.Totals`.
 

@@ -67,6 +67,7 @@ async def _until_told(control: Control, doors: Doors, reload_drain: float) -> No
     await _first(control.stopping.wait(), control.retiring.wait())
     if not control.stopping.is_set():
         doors.retire()
+        control.retired()
         await _first(control.stopping.wait(), doors.empty.wait(), seconds=reload_drain)
 
 

@@ -46,6 +46,8 @@ _TO_END_STREAMS = 3.5
 """Seconds that a relay has beyond ``server.drain``: to stop accepting, to cut streams, to write down their ends."""
 _TO_FLUSH = 1.0
 """Seconds that a recorder has beyond ``recorder.flush``."""
+_TO_RETIRE = 2.0
+"""Seconds that old relays have to let go of the sockets, before a reload counts as finished."""
 _UNCHANGEABLE = {
     "host": "server.host",
     "port": "server.port",
@@ -237,8 +239,13 @@ class Supervisor:
         self._hub.workers = len(relays)
         for keeper in relays:
             keeper.keep()
-        for child in filter(None, (keeper.release() for keeper in old)):
+        retiring = [child for child in (keeper.release() for keeper in old) if child is not None]
+        for child in retiring:
             child.retire()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TO_RETIRE):
+                for child in retiring:
+                    await child.retired.wait()
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,7 +112,7 @@ async def test_an_exchange_that_cannot_be_understood_is_kept_and_marked_and_the_
     (entry,) = [entry for entry in logs if entry["event"] == "exchange_not_understood"]
     assert ("bad", error) == (entry["exchange"], entry["error"])
     assert "canary" not in str(logs)
-    with sqlite3.connect(tmp_path / "data" / "store.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "data" / "store.db")) as connection, connection:
         assert [("bad", error), ("good", None)] == connection.execute("SELECT id, error FROM exchanges").fetchall()
     connection.close()
 
@@ -173,7 +174,7 @@ async def test_an_exchange_that_no_commit_takes_is_left_out_and_all_others_are_s
     await written(tmp_path, "a", "poison", "b")
     bench = Bench(tmp_path)
     await bench.shelf.call(bench.shelf.store.count)
-    with sqlite3.connect(bench.directory.store) as connection:
+    with closing(sqlite3.connect(bench.directory.store)) as connection, connection:
         connection.execute(
             "CREATE TRIGGER poison BEFORE INSERT ON exchanges WHEN new.id = 'poison'"
             " BEGIN SELECT raise(ABORT, 'a defect'); END"

@@ -7,6 +7,7 @@ every task of sidestream's own is started here: it is referenced until it ends, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Coroutine
 
 T = TypeVar("T")
 
@@ -28,6 +29,13 @@ def spawn(coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     _running.add(task)
     task.add_done_callback(_ended)
     return task
+
+
+async def within(seconds: float | None, what: Awaitable[Any]) -> None:
+    """Wait for `what`, so many seconds at most (None: as long as it takes); it is cancelled then."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await what
 
 
 def where(error: BaseException) -> str:

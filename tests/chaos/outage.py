@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaos.agents import DATASETS, Calls, agents, provider
 from chaos.left import Left, all_delivered, left_in
 from gateway_process import GatewayProcess
+from sidestream.store.store import Store
 from sidestream.testing import FakeExplorer, ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -62,9 +64,5 @@ async def outage(folder: Path, count: int, *, clients: int = 16) -> Outage:
 
 
 def _stored_order(data: Path, dataset: str) -> list[str]:
-    from contextlib import closing  # noqa: PLC0415
-
-    from sidestream.store.store import Store  # noqa: PLC0415
-
     with closing(Store.open_reader(data / "store.db")) as store:
         return [record.id for _, record in store.exchanges(dataset=dataset)]

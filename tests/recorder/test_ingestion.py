@@ -14,7 +14,7 @@ from journaling import ROOMY
 from recording import eventually, in_store, stored_records, told, written
 from sidestream.providers import PROVIDERS
 from sidestream.providers.anthropic import Anthropic
-from sidestream.recorder.ingestion import Ingestion, understood, wanted, weight
+from sidestream.recorder.ingestion import Ingestion, understood, wanted
 from sidestream.sinks.base import Sink
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
@@ -258,10 +258,3 @@ async def test_what_is_understood_goes_into_the_store_in_portions_and_the_positi
     await bench.close()
     assert [(1, False)] * 4 + [(1, True)] == commits[:5]
     assert (list("abcde"), (5, 5, 0)) == (in_store(tmp_path), bench.counted)
-
-
-def test_a_trace_weighs_its_text_and_its_values() -> None:
-    assert 0 == weight(None)
-    light, heavy, many = a_trace(text="x"), a_trace(text="x" * 10_000), a_trace(text=[{"a": [1, 2]}] * 1000)
-    assert 9_999 == weight(heavy) - weight(light)
-    assert weight(many) > 3 * 64 * 1000

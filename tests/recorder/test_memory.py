@@ -85,7 +85,7 @@ async def test_what_is_in_the_store_and_not_delivered_counts_against_the_budget(
 async def test_what_was_read_counts_until_the_store_says_otherwise(memory: Memory) -> None:
     told(memory, "a", body=bytes(9_750))
     memory.done(memory.read(1 << 20))
-    assert (False, 0) == (memory.ready, memory.waiting)
+    assert (False, 0) == (memory.ready, memory.unstored)
     memory.stands(0, 0)
     assert memory.ready
 
@@ -94,15 +94,22 @@ async def test_what_was_read_but_not_stored_still_waits(memory: Memory) -> None:
     told(memory, "a")
     told(memory, "b", outcome=None)
     batch = memory.read(1 << 20)
-    assert 2 == memory.waiting
+    assert 2 == memory.unstored
     memory.done(batch)
-    assert 1 == memory.waiting
+    assert 1 == memory.unstored
+
+
+async def test_what_waits_is_told_in_bytes(memory: Memory) -> None:
+    told(memory, "a", body=bytes(5_000))
+    assert 5_000 < memory.waiting < 6_000
+    memory.done(memory.read(1 << 20))
+    assert 0 == memory.waiting
 
 
 async def test_abandoned_exchanges_leave_nothing_behind(memory: Memory) -> None:
     number = told(memory, "a", outcome=None)
     memory.put(Kind.ABANDON, number, 0.0, b"")
-    assert ([], 0) == (take(memory), memory.waiting)
+    assert ([], 0) == (take(memory), memory.unstored)
 
 
 async def test_after_its_end_it_takes_nothing_and_says_so(memory: Memory) -> None:
@@ -120,7 +127,7 @@ async def test_an_invalid_entry_costs_its_own_exchange_only(memory: Memory) -> N
     memory.put(Kind.END, number, 0.0, end())
     told(memory, "good")
     with capture_logs() as logs:
-        assert (["good"], 0) == (take(memory), memory.waiting)
+        assert (["good"], 0) == (take(memory), memory.unstored)
     assert ["memory_entry_invalid"] == [entry["event"] for entry in logs]
 
 
@@ -148,4 +155,4 @@ async def test_the_budget_stays_right_while_another_thread_reads() -> None:
     ending.set()
     await asyncio.to_thread(thread.join, 10)
     memory.stands(0, 0)
-    assert ([str(number) for number in range(3000)], 0, 0) == (read, memory.waiting, memory._under_way)  # noqa: SLF001
+    assert ([str(number) for number in range(3000)], 0, 0) == (read, memory.unstored, memory._under_way)  # noqa: SLF001

@@ -1,12 +1,12 @@
 """What a relay has of the trace plane, by ``recorder.mode``: where it puts what it captures, and who reads that.
 
-========================  =======================  ==============================
-mode                      exchanges go through     the recorder is
-========================  =======================  ==============================
-``external``, ``process``  a journal of this relay  another process
-``thread``                a journal of this relay  a thread here, unless the directory has a recorder
-``none``                  memory                   here, on the relay's own event loop
-========================  =======================  ==============================
+============  =======================  ====================================================
+mode          exchanges go through     the recorder is
+============  =======================  ====================================================
+``external``  a journal of this relay  another process; so it is for the relays of a gateway
+``thread``    a journal of this relay  a thread here, unless the directory has a recorder
+``none``      memory                   here, on the relay's own event loop
+============  =======================  ====================================================
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def _in_memory(config: Config, sinks: Sequence[Sink]) -> AsyncIterator[Bes
     finally:
         memory.close()
         await plane.stop(config.recorder.flush)
-        if lost := memory.waiting + memory.stored_exchanges:
+        if lost := memory.unstored + memory.stored_exchanges:
             memory.dropped["shutdown"] += lost
             log.error("traces_lost", count=lost, reason="shutdown")
 

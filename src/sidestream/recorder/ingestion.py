@@ -10,7 +10,6 @@ What fails for a reason nobody thought of is tried piece by piece, so that one e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from sidestream.errors import SidestreamError
+from sidestream.sinks.base import memory_of
 from sidestream.store.rows import Item, Lane
-from sidestream.tasks import where
+from sidestream.tasks import where, within
 from sidestream.traces.understanding import understand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sidestream.providers.base import Provider
     from sidestream.sinks.base import Sink
@@ -38,8 +38,6 @@ log = structlog.get_logger()
 _MOST_BYTES = 8 << 20
 _MOST_UNDERSTOOD = 32 << 20
 """Bytes that the traces of one portion take, about, and with its last one more."""
-_VALUE_BYTES = 64
-"""Bytes of memory that a value in a trace takes besides its text."""
 _POLL = 0.05
 _PLENTY = 1 << 20
 """Bytes of a batch from which on the next is read at once."""
@@ -99,9 +97,9 @@ class Ingestion:
             if size is None and finishing:
                 return
             if size is None:
-                await _within(_POLL, self._arrived.wait())
+                await within(_POLL, self._arrived.wait())
             elif size < _PLENTY and not finishing:
-                await _within(self._pause, self._ending.wait())  # a batch of some more costs hardly more
+                await within(self._pause, self._ending.wait())  # a batch of some more costs hardly more
 
     def finish(self) -> None:
         """Have `run` come to its end."""
@@ -138,8 +136,9 @@ class Ingestion:
         items: list[Item] = []
         size = 0
         while records and size < _MOST_UNDERSTOOD:
-            items.append(self._item(records.popleft()))
-            size += weight(items[-1].trace)
+            item = self._item(records.popleft())
+            items.append(item)
+            size += memory_of(item.trace) if item.trace is not None else 0
         return items
 
     def _tell(self, new: list[Item]) -> None:
@@ -196,12 +195,6 @@ class Ingestion:
             log.error("store_write_failed", error=type(error).__name__, where=where(error))
 
 
-async def _within(seconds: float, what: Coroutine[object, object, object]) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await what
-
-
 def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Trace | None, str | None]:
     """The trace of a record, or what kind of exception kept it from being one: a defect of ours, logged."""
     try:
@@ -218,16 +211,3 @@ def wanted(sink: Sink, trace: Trace) -> bool:
     except Exception as error:  # noqa: BLE001  # a plugin's bug; the other sinks are due
         log.error("sink_accepts_failed", sink=sink.name, error=type(error).__name__, where=where(error))
         return False
-
-
-def weight(trace: Trace | None) -> int:
-    """About how many bytes of memory a trace takes."""
-    total, left = 0, [trace.messages, trace.metadata] if trace is not None else []
-    while left:
-        value: Any = left.pop()
-        total += _VALUE_BYTES + (len(value) if isinstance(value, str) else 0)
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | tuple):
-            left += value
-    return total

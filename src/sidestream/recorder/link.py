@@ -29,7 +29,7 @@ _LASTING = 1.0
 """Seconds after which a connection counts as one that worked."""
 _HEARTBEAT = 10.0
 _KEYS_PER_MESSAGE = 100
-"""A key may have as many bytes as a header field; a message of so many has a few megabytes at most."""
+"""Even with keys as long as a header field may be, fewer bytes than the recorder takes in one message."""
 _MOST_KEYS = 10_000
 
 

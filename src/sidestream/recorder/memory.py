@@ -51,7 +51,13 @@ class Memory:
 
     @property
     def waiting(self) -> int:
-        """How many exchanges are under way, or have ended and are not in the store yet."""
+        """Bytes of exchanges that are under way, or have ended and are not in the store yet."""
+        self._settle()
+        return self._under_way
+
+    @property
+    def unstored(self) -> int:
+        """How many such exchanges there are."""
         self._settle()
         return len(self._sizes)
 

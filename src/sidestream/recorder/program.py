@@ -24,11 +24,11 @@ from sidestream.recorder.socket import listening
 from sidestream.store.directory import Directory
 from sidestream.store.reading import Journals
 from sidestream.store.shelf import Shelf
-from sidestream.tasks import spawn, where
+from sidestream.tasks import spawn, where, within
 from sidestream.traces.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from sidestream.config import Config, Recorder, Retention
 
@@ -178,7 +178,7 @@ class RecorderThread:
         except RuntimeError:  # its loop is closed: it has ended
             refreshing.close()
             return plane.snapshot()
-        await _within(_PATIENCE, asyncio.wrap_future(refreshed))
+        await within(_PATIENCE, asyncio.wrap_future(refreshed))
         return plane.snapshot()
 
     def _run(self) -> None:
@@ -200,14 +200,8 @@ class RecorderThread:
                 log.error("recorder_failed", error=type(error).__name__, where=where(error))
                 if self._stopping.is_set():
                     return
-                await _within(wait, self._stopping.wait())
+                await within(wait, self._stopping.wait())
                 wait = min(2 * wait, _LONGEST_WAIT)
 
     def _started(self, plane: Plane) -> None:
         self._plane = plane
-
-
-async def _within(seconds: float, what: Awaitable[Any]) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await what

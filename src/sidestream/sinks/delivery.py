@@ -24,7 +24,7 @@ from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.policy import Policy
 from sidestream.sinks.telling import Counters, Telling
 from sidestream.sinks.visits import Turn, Visits
-from sidestream.tasks import spawn, where
+from sidestream.tasks import spawn, where, within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -219,12 +219,12 @@ class Deliverer:
         return None
 
     async def _pause(self, seconds: float) -> None:
-        await _within(seconds, self._halt.wait())
+        await within(seconds, self._halt.wait())
 
     async def _wait(self) -> None:
         """Until something has changed, or is due."""
         due = self._choosing.next_time(self._free)
-        await _within(None if due is None else max(due - _time(), 0.0), self._changed.wait())
+        await within(None if due is None else max(due - _time(), 0.0), self._changed.wait())
 
     @property
     def _free(self) -> int:
@@ -293,11 +293,3 @@ class Deliverer:
 def _time() -> float:
     """Seconds that are not the clock's, so that nobody can set them back."""
     return asyncio.get_running_loop().time()
-
-
-async def _within(seconds: float | None, what: Awaitable[Any]) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await what
-    except TimeoutError:
-        pass

@@ -36,8 +36,6 @@ class _Body:
         """With more than this in memory, it is time to move what there is of whole blocks."""
         self.lengths = array.array("Q")
         self.times = array.array("d")
-        self.truncated = False
-        """Whether something is missing; only of what an earlier version packed."""
 
     def add(self, data: bytes, time: float) -> None:
         self._rest += data
@@ -81,14 +79,14 @@ class _Body:
 
 
 class _State(msgspec.Struct):
-    """An exchange under way, packed (`Gathering.pack`). Of a body: bytes, lengths, times, and whether truncated."""
+    """An exchange under way, packed (`Gathering.pack`). Of a body: bytes, lengths, times."""
 
     begin: Begin
     head: Head | None
     commit: End | None
     last: float
-    request: tuple[bytes, bytes, bytes, bool]
-    response: tuple[bytes, bytes, bytes, bool]
+    request: tuple[bytes, bytes, bytes]
+    response: tuple[bytes, bytes, bytes]
 
 
 class _Open:
@@ -108,11 +106,7 @@ class _Open:
             response_chunks=self.response.chunks(),
             response_times=tuple(self.response.times),
             **(_fields(head) if head is not None else {}),
-            **_fields(end)
-            | {
-                "request_truncated": end.request_truncated or self.request.truncated,
-                "response_truncated": end.response_truncated or self.response.truncated,
-            },
+            **_fields(end),
         )
 
     def close(self) -> None:
@@ -201,13 +195,11 @@ class Gathering:
             raise ValueError("not a packed exchange") from error
         exchange = _Open(state.begin, self._spool)
         exchange.head, exchange.commit, exchange.last = state.head, state.commit, state.last
-        packed_bodies = (exchange.request, state.request), (exchange.response, state.response)
-        for body, (data, lengths, times, truncated) in packed_bodies:
+        for body, (data, lengths, times) in ((exchange.request, state.request), (exchange.response, state.response)):
             position = 0
             for length, time in zip(_unpacked("Q", lengths), _unpacked("d", times), strict=True):
                 body.add(data[position : position + length], time)
                 position += length
-            body.truncated |= truncated
         self.forget(number)
         self._open[number] = exchange
 
@@ -216,8 +208,8 @@ def _fields(struct: msgspec.Struct) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
-def _packed(body: _Body) -> tuple[bytes, bytes, bytes, bool]:
-    return body.read(), body.lengths.tobytes(), body.times.tobytes(), body.truncated
+def _packed(body: _Body) -> tuple[bytes, bytes, bytes]:
+    return body.read(), body.lengths.tobytes(), body.times.tobytes()
 
 
 def _unpacked(typecode: str, data: bytes) -> array.array[Any]:

@@ -77,7 +77,7 @@ RECORDING: web.RequestKey[Recording] = web.RequestKey("recording", Recording)
 """Where the captures put what they take of an exchange; absent where nothing records it."""
 
 INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
-"""Where recordings go to; absent where nothing is recorded."""
+"""Where recordings go to."""
 
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
 """The Explorer keys that calls brought along."""

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos lint types contracts check format clean
+.PHONY: help demo serve test chaos growth lint types contracts check format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -29,6 +29,9 @@ test: $(VENV)/.dev  ## run the tests
 
 chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables
 	@PYTHONPATH=tests $(BIN)/python -m chaos
+
+growth: $(VENV)/.dev  ## what a run of 200 turns costs to store and to push; half a minute, prints a table
+	@PYTHONPATH=tests $(BIN)/python bench/growth.py
 
 lint: $(VENV)/.dev  ## style and formatting
 	@$(BIN)/ruff check .

@@ -8,17 +8,20 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sidestream.options import Secret
+from sidestream.providers.base import Said
 from sidestream.sinks.delivery import Deliverer
 from sidestream.sinks.policy import Policy
 from sidestream.store.rows import Delivery, Item, Lane
 from sidestream.store.store import Store
-from sidestream.traces.model import Message, Trace
+from sidestream.traces.conversation import Call, digest, scope_of
+from sidestream.traces.model import Message, Reading, Turn, title_of
 from sidestream.traces.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from conversing import Call as Scripted
     from sidestream.sinks.base import Sink
 
 T = TypeVar("T")
@@ -41,9 +44,37 @@ STANDSTILL = Policy(
 HELLO: Message = {"role": "user", "content": "Hello"}
 
 
-def a_trace(name: str = "x1", *messages: Message, dataset: str = "demo", **metadata: Any) -> Trace:
-    return Trace(
-        id=name, dataset=dataset, messages=list(messages) or [HELLO], metadata={"status": 200, "model": "m"} | metadata
+def a_turn(name: str = "x1", *messages: Message, dataset: str = "demo", **metadata: Any) -> Turn:
+    """The only turn of its trace."""
+    said = list(messages) or [HELLO]
+    about = {"status": 200, "model": "m"} | metadata
+    return Turn(id=name, dataset=dataset, messages=said, metadata=about, trace=name, title=title_of(said))
+
+
+def a_reading(turn: Turn, fingerprint: str) -> Reading:
+    """What such a turn comes from: a request without an answer."""
+    asked = Said(role="user", shown=turn.messages, units=(digest(turn.id),))
+    call = Call(
+        scope=scope_of(turn.dataset, "anthropic", fingerprint),
+        started_at=1.0,
+        ended_at=2.0,
+        states=(digest("state", turn.id),),
+        leaving=digest("state", turn.id),
+        answered=False,
+        complete=False,
+        digests=(digest(turn.id),),
+        texts=("",),
+        roles=("user",),
+    )
+    return Reading(
+        id=turn.id,
+        dataset=turn.dataset,
+        system=[],
+        asked=[asked],
+        answer=None,
+        tools=[],
+        metadata=turn.metadata,
+        call=call,
     )
 
 
@@ -108,12 +139,24 @@ class Bench:
         finally:
             await engine.stop(stop)
 
-    async def add(self, sink: Sink, *traces: Trace, fingerprint: str = "") -> list[Lane]:
-        """Commit traces to be delivered to `sink`; their lanes."""
-        records = [a_record(trace.id, trace.dataset, fingerprint) for trace in traces]
-        items = [Item(record, trace, None, [sink.name]) for record, trace in zip(records, traces, strict=True)]
+    async def add(self, sink: Sink, *turns: Turn, fingerprint: str = "") -> list[Lane]:
+        """Commit turns to be delivered to `sink`, each of a trace of its own; their lanes."""
+        records = [a_record(turn.id, turn.dataset, fingerprint) for turn in turns]
+        readings = [a_reading(turn, fingerprint) for turn in turns]
+        items = [Item(record, reading, None, [sink.name]) for record, reading in zip(records, readings, strict=True)]
         await self.call(self.store.commit, items)
-        return [Lane(fingerprint, trace.dataset) for trace in traces]
+        return [Lane(fingerprint, turn.dataset) for turn in turns]
+
+    async def run_of(self, sink: Sink, *calls: Scripted) -> list[Lane]:
+        """Commit the calls of agents, to be delivered to `sink` where it accepts them; their lanes."""
+        readings = [call.reading() for call in calls]
+        wanted = [[sink.name] if sink.accepts(reading.turn()) else [] for reading in readings]
+        items = [
+            Item(call.record(), reading, None, sinks)
+            for call, reading, sinks in zip(calls, readings, wanted, strict=True)
+        ]
+        await self.call(self.store.commit, items)
+        return [Lane("", call.dataset) for call in calls]
 
     async def rows(self) -> list[Delivery]:
         """All rows, oldest first."""

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
-from delivering import a_trace
+from delivering import HELLO, a_turn
 from sidestream.errors import DeliveryError
 from sidestream.options import Secret
 from sidestream.sinks.explorer import Explorer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sidestream.sinks.base import Found
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Message, Turn
 
 KEY = "inv-" + "a" * 64
 OTHER_KEY = "inv-" + "b" * 64
@@ -38,20 +39,26 @@ async def opened(url: str, **options: Any) -> AsyncIterator[Explorer]:
         await sink.close()
 
 
-async def pushed(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> str | None:
+async def pushed(url: str, turn: Turn | None = None, credential: Secret | None = None, **options: Any) -> str | None:
     async with opened(url, **options) as sink:
-        return await sink.deliver(trace or a_trace(), credential, 1)
+        return await sink.deliver(turn or a_turn(), credential, 1)
 
 
-async def found(url: str, trace: Trace | None = None, credential: Secret | None = None, **options: Any) -> Found | None:
+async def found(url: str, turn: Turn | None = None, credential: Secret | None = None, **options: Any) -> Found | None:
     async with opened(url, **options) as sink:
-        return await sink.find(trace or a_trace(), credential)
+        return await sink.find(turn or a_turn(), credential)
 
 
-async def refused(url: str, **options: Any) -> DeliveryError:
+async def refused(url: str, turn: Turn | None = None, **options: Any) -> DeliveryError:
     with pytest.raises(DeliveryError) as caught:
-        await pushed(url, **options)
+        await pushed(url, turn, **options)
     return caught.value
+
+
+def an_append(remote: str | None, name: str = "x2", number: int = 2, *messages: Message) -> Turn:
+    """A turn to be put behind the trace `remote`; it follows x1."""
+    said = list(messages) or [{**HELLO, "timestamp": f"2026-01-0{number}T00:00:00.000000+00:00"}]
+    return replace(a_turn(name, *said), trace="x1", number=number, rule="extends_tip", remote=remote)
 
 
 @asynccontextmanager

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from journaling import ROOMY, begin, end, head
 from sidestream import config as configuration
 from sidestream.errors import SidestreamError
+from sidestream.recorder.plane import Plane
 from sidestream.recorder.program import run
 from sidestream.sinks.base import Sink
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
+from sidestream.store.reading import Journals
+from sidestream.store.shelf import Shelf
 from sidestream.store.store import Store
 from sidestream.tasks import spawn
-from sidestream.traces.entries import Kind
+from sidestream.traces.entries import Begin, Kind
+from sidestream.traces.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from sidestream.config import Config
+    from sidestream.config import Config, Retention
     from sidestream.options import Secret
-    from sidestream.recorder.plane import Plane
+    from sidestream.recorder.memory import Memory
     from sidestream.traces.entries import Intake
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
     from sidestream.traces.record import Record
 
 REQUEST = b'{"messages": [{"role": "user", "content": "Hello"}]}'
@@ -35,7 +42,7 @@ REQUEST = b'{"messages": [{"role": "user", "content": "Hello"}]}'
 class Blocked(Sink):
     """Never finishes a delivery; as a plugin ``recording:Blocked``."""
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
         await asyncio.Event().wait()
         return None
 
@@ -47,25 +54,90 @@ def a_config(folder: Path, sinks: Sequence[Any] = (), **recorder: Any) -> Config
     )
 
 
-def told(intake: Intake, name: str, *, outcome: str | None = "completed", body: bytes = REQUEST) -> int:
+def in_memory(memory: Memory, *sinks: Sink) -> Plane:
+    """A recorder of what goes through `memory`."""
+    return Plane(memory, Shelf(None), sinks, keys=Keys(bytes(32)), retention=None, arrived=memory._arrived)  # noqa: SLF001
+
+
+def journaled(folder: Path, *sinks: Sink, retention: Retention | None = None) -> Plane:
+    """A recorder of the journals in ``folder/data``."""
+    directory = Directory(folder / "data")
+    directory.prepare()
+    source, shelf = Journals(directory.journal), Shelf(directory.store)
+    return Plane(source, shelf, sinks, keys=Keys(bytes(32)), retention=retention, arrived=asyncio.Event())
+
+
+def told(
+    intake: Intake,
+    name: str,
+    *,
+    outcome: str | None = "completed",
+    body: bytes = REQUEST,
+    answer: bytes = b"{}",
+    started_at: float = 1.0,
+) -> int:
     """Hand an exchange over, to its end unless `outcome` is None; its number."""
-    number, taken = offered(intake, name, outcome=outcome, body=body)
+    number, taken = offered(intake, name, outcome=outcome, body=body, answer=answer, started_at=started_at)
     assert number is not None
     assert taken
     return number
 
 
 def offered(
-    intake: Intake, name: str, *, outcome: str | None = "completed", body: bytes = REQUEST
+    intake: Intake,
+    name: str,
+    *,
+    outcome: str | None = "completed",
+    body: bytes = REQUEST,
+    answer: bytes = b"{}",
+    started_at: float = 1.0,
 ) -> tuple[int | None, bool]:
     """The same, if there is room: its number, and whether all of it was taken."""
     number = intake.open()
     if number is None:
         return None, False
-    pieces = [(Kind.BEGIN, begin(name)), (Kind.REQUEST, body), (Kind.HEAD, head()), (Kind.RESPONSE, b"{}")]
+    beginning = msgspec.structs.replace(msgspec.msgpack.decode(begin(name), type=Begin), started_at=started_at)
+    pieces = [
+        (Kind.BEGIN, msgspec.msgpack.encode(beginning)),
+        (Kind.REQUEST, body),
+        (Kind.HEAD, head()),
+        (Kind.RESPONSE, answer),
+    ]
     if outcome is not None:
         pieces.append((Kind.END, end(outcome)))
     return number, all(intake.put(kind, number, 0.0, data) for kind, data in pieces)
+
+
+def called(intake: Intake, number: int) -> None:
+    """Hand over one call of an agent's run; they are numbered from 1."""
+    request, answer = a_call(number)
+    told(intake, f"call-{number}", body=request, answer=answer, started_at=1000.0 + 10 * number)
+
+
+def a_call(number: int) -> tuple[bytes, bytes]:
+    """Its request, which has all that was said before, and its answer."""
+    messages = [message for each in range(1, number + 1) for message in _said(each)]
+    answer = {"type": "message", "id": f"msg-{number}", "model": "m", "stop_reason": "end_turn", **messages.pop()}
+    return json.dumps({"model": "m", "messages": messages}).encode(), json.dumps(answer).encode()
+
+
+def _said(number: int) -> list[dict[str, Any]]:
+    answer = [{"type": "text", "text": f"It is {number}."}]
+    return [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": answer}]
+
+
+def said_in_calls(first: int, last: int) -> list[tuple[str, str]]:
+    """Who said what in these calls, each thing once."""
+    return [
+        said
+        for number in range(first, last + 1)
+        for said in (("user", f"What is {number}?"), ("assistant", f"It is {number}."))
+    ]
+
+
+def said_in(turns: Iterable[Turn]) -> list[tuple[str, str]]:
+    """Who said what in these turns."""
+    return [(message["role"], message["content"]) for turn in turns for message in turn.messages]
 
 
 def incompressible(size: int) -> bytes:

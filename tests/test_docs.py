@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, is_typeddict
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from conversing import START, Call
 from sidestream import Exchange, Outcome, config, metrics, signatures
 from sidestream.cli import main
 from sidestream.errors import ConfigError
@@ -21,9 +23,12 @@ from sidestream.options import Duration
 from sidestream.providers import PROVIDERS
 from sidestream.registry import OptionInfo, PluginInfo, build_all, describe
 from sidestream.sinks.delivery import Counters
+from sidestream.sinks.jsonl import Jsonl
 from sidestream.stats import BUCKETS, Distribution, Totals
 from sidestream.store.rows import State
 from sidestream.testing import gateway
+from sidestream.traces.conversation import Rule
+from sidestream.traces.model import Origin, Turn
 from sidestream.traces.record import Record
 from sidestream.traces.understanding import understand
 
@@ -36,6 +41,7 @@ REFERENCE = ROOT / "docs" / "configuration.md"
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 WRITING = ROOT / "docs" / "writing-a-middleware.md"
+CONVERSATIONS = ROOT / "docs" / "conversations.md"
 DECISIONS = ROOT / "docs" / "decisions"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCE = sorted((ROOT / "src" / "sidestream").rglob("*.py"))
@@ -283,7 +289,7 @@ def test_operations_has_every_alert() -> None:
 
 
 def test_operations_has_every_field_of_a_trace() -> None:
-    """Those of a record with which everything is wrong that can be."""
+    """Those of a record with which everything is wrong that can be, and of one with which nothing is."""
     record = Record(
         id="1",
         dataset="d",
@@ -303,8 +309,22 @@ def test_operations_has_every_field_of_a_trace() -> None:
         end_verifiable=False,
         exact=False,
     )
-    trace = understand(record, PROVIDERS["anthropic"])
-    assert sorted(trace.metadata) == sorted(first_cells(OPERATIONS, "The trace"))
+    call = Call("2", [{"role": "user", "content": "Hi"}], [{"type": "text", "text": "Hello"}], START)
+    readings = [understand(each, PROVIDERS["anthropic"]) for each in (record, call.record())]
+    fields = {field for reading in readings for field in reading.metadata} | {"request_id", "cache", "cost"}
+    assert sorted(fields) == sorted(first_cells(OPERATIONS, "The trace"))
+
+
+async def test_operations_has_every_field_of_a_line(tmp_path: Path) -> None:
+    origin = Origin(kind="branch", trace="1", turn="1", number=1, path=[])
+    turn = Turn(id="2", dataset="d", messages=[], metadata={}, trace="2", origin=origin)
+    await Jsonl(path=str(tmp_path / "file")).deliver(turn, None, 1)
+    line = json.loads((tmp_path / "file").read_text())
+    assert list(line) == first_cells(OPERATIONS, "A line of it")
+
+
+def test_every_rule_is_explained() -> None:
+    assert sorted(map(str, Rule)) == sorted(first_cells(CONVERSATIONS, "How a call finds its trace"))
 
 
 def test_the_outcomes_are_all_explained() -> None:

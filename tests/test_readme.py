@@ -28,7 +28,7 @@ from sidestream.cli import main
 from sidestream.middlewares.auth_split import split
 from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
-from sidestream.traces.model import Trace
+from sidestream.traces.model import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -323,12 +323,12 @@ async def test_the_guides_sink_delivers_and_tries_again(upstream: ScriptedUpstre
     [code] = marked(GUIDE, "file: webhook.py")
     sink = installed("webhook", code).Webhook(url=upstream.url)
     bench = Bench()
-    await bench.add(sink, Trace(id="1", dataset="d", messages=[], metadata={}))
+    await bench.add(sink, Turn(id="1", dataset="d", messages=[], metadata={}, trace="1"))
     async with bench.delivering(sink) as engine:
         await bench.until({"1": "delivered"})
     await bench.close()
     assert (1, 1) == (engine.counters.delivered, engine.counters.retried)
-    assert {"id": "1", "dataset": "d", "messages": [], "metadata": {}} == json.loads(upstream.requests[1].body)
+    assert {"trace": "1", "turn": 1, "messages": []} == json.loads(upstream.requests[1].body)
     assert [["1"], ["1"]] == [request.header("Idempotency-Key") for request in upstream.requests]
 
 

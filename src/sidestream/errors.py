@@ -11,10 +11,11 @@
     │   ├── ClientDisconnected the client's side went away
     │   ├── ShutDown           the gateway itself ended
     │   └── NotRecorded        strict durability was asked for, and could not be given
-    └── DeliveryError          a sink could not deliver a trace
+    └── DeliveryError          a sink could not deliver a turn
         ├── Retryable          ... now; later it may
         ├── Ambiguous          ... as far as it knows; it may have
         ├── Unauthorized       ... with this key
+        ├── Gone               ... there: the trace that it was to be appended to is not there any more
         └── Undeliverable      ... ever
 
 Messages name what was wrong, where, and what to do. They never hold a secret or raw input.
@@ -86,7 +87,7 @@ class NotRecorded(RelayError):
 
 
 class DeliveryError(SidestreamError):
-    """A sink could not deliver a trace."""
+    """A sink could not deliver a turn."""
 
 
 class Retryable(DeliveryError):
@@ -98,16 +99,25 @@ class Retryable(DeliveryError):
 
 
 class Ambiguous(DeliveryError):
-    """Nobody knows: it was sent, and may have arrived. `server_error` says that the answer was a 5xx."""
+    """Nobody knows: it was sent, and may have arrived.
 
-    def __init__(self, message: str, *, server_error: bool = False) -> None:
+    `server_error` says that the destination failed with just this, and not altogether. `after` is the least number of
+    seconds to wait, where it said so.
+    """
+
+    def __init__(self, message: str, *, server_error: bool = False, after: float | None = None) -> None:
         super().__init__(message)
         self.server_error = server_error
+        self.after = after
 
 
 class Unauthorized(DeliveryError):
     """Not with this key: the destination does not know it, or does not let it in."""
 
 
+class Gone(DeliveryError):
+    """Not there: the destination does not have `Turn.remote` any more. The turn is sent anew, as of a new trace."""
+
+
 class Undeliverable(DeliveryError):
-    """Never: the destination refuses this trace for good."""
+    """Never: the destination refuses this turn for good."""

@@ -146,7 +146,11 @@ def prune(file: Path | None, age: float | None, max_bytes: int | None) -> None:
 @click.option("--since", callback=_moment, metavar="TIME", help="Only what began since: 2026-11-22T14:00, or 3d ago.")
 @click.option("--redeliver", "again", is_flag=True, help="Send the result again, to all sinks.")
 def reprocess(file: Path | None, dataset: str | None, since: float | None, again: bool) -> None:
-    """Read what is stored again, with this version's converter. Without --redeliver nothing is sent again."""
+    """Read what is stored again, with this version's converter.
+
+    The place of each call in its conversation is found anew, and its cost is computed with the prices that this version
+    knows. Without --redeliver nothing is sent again.
+    """
     from sidestream.recorder.requests import Reprocess  # noqa: PLC0415
 
     asked = Reprocess(dataset=dataset, since=since, redeliver=again)

@@ -1,8 +1,9 @@
-"""Whatever an Explorer does to a push, the trace arrives once, or is where an operator sees it."""
+"""Whatever an Explorer does to what it is sent, it arrives once, or is where an operator sees it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from sidestream.recorder.requests import Redeliver
 from sidestream.store.rows import State
 from sidestream.store.store import Store
 from sidestream.testing import FakeExplorer, gateway
+from sidestream.testing.upstream import response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from sidestream.store.rows import Delivery
     from sidestream.testing import ScriptedUpstream
+    from sidestream.testing.upstream import Connection, Received
 
 KEY = "inv-" + "0123456789abcdef" * 4
 OTHER = "inv-" + "fedcba9876543210" * 4
@@ -35,6 +38,46 @@ def settings(explorer: FakeExplorer, folder: Path, **options: Any) -> dict[str, 
 async def call(url: str, key: str = KEY) -> None:
     answer = await exchange(url, post(b'{"messages": []}', headers=f"x-api-key: sk-ant;invariant-auth={key}\r\n"))
     assert answer.complete
+
+
+class Chat:
+    """Somebody who says "a1", is answered "A1", and so on, through the gateway at `url`."""
+
+    def __init__(self, url: str, key: str = KEY) -> None:
+        self.url = url
+        self._key = key
+        self._messages: list[dict[str, Any]] = []
+
+    async def says(self, turns: int = 1) -> None:
+        for _ in range(turns):
+            number = len(self._messages) // 2 + 1
+            self._messages.append({"role": "user", "content": f"a{number}"})
+            headers = f"x-api-key: sk-ant;invariant-auth={self._key}\r\n"
+            body = json.dumps({"model": "m", "messages": self._messages}).encode()
+            assert (await exchange(self.url, post(body, headers=headers))).complete
+            self._messages.append({"role": "assistant", "content": f"A{number}"})
+
+
+async def answers(received: Received, connection: Connection) -> None:
+    """As a provider that answers in capitals."""
+    said = json.loads(bytes(received.body))["messages"][-1]["content"].upper()
+    message: dict[str, Any] = {
+        "type": "message",
+        "id": f"msg_{said}",
+        "role": "assistant",
+        "model": "m",
+        "stop_reason": "end_turn",
+    }
+    message |= {"content": [{"type": "text", "text": said}], "usage": {"input_tokens": 1, "output_tokens": 1}}
+    await connection.send(response(json.dumps(message).encode()))
+
+
+def said(explorer: FakeExplorer) -> list[list[str]]:
+    return [[message["content"] for message in trace.messages] for trace in explorer.traces]
+
+
+def run(turns: int) -> list[str]:
+    return [f"{letter}{number}" for number in range(1, turns + 1) for letter in "aA"]
 
 
 def rows(folder: Path) -> list[Delivery]:
@@ -90,7 +133,8 @@ async def test_a_trace_arrives_once_whatever_happens_to_its_push(
             await call(url)
             (row,) = await settled(tmp_path, State.DELIVERED)
         (trace,) = explorer.traces
-    assert {"exchange": row.exchange, "attempt": attempts} == trace.metadata["sidestream"]
+    mark = {"exchange": row.exchange, "attempt": attempts, "trace": row.exchange, "turn": 1, "rule": "first"}
+    assert mark == trace.metadata["sidestream"]
     assert (attempts, trace.id) == (row.attempts, row.remote)
 
 
@@ -106,6 +150,116 @@ async def test_what_the_explorer_refuses_for_good_is_dead_and_holds_nothing_up(
             dead, _delivered = await settled(tmp_path, State.DEAD, State.DELIVERED)
         assert 1 == len(explorer.traces)
     assert str(status) in (dead.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("failure", "attempts"),
+    [
+        ({"drop": True, "store": True}, 1),
+        ({"drop": True}, 2),
+        ({"status": 500, "store": True}, 1),
+        ({"status": 500}, 2),
+        ({"status": 500, "times": 3}, 4),
+        ({"hang": True, "store": True}, 1),
+        ({"hang": True}, 2),
+        ({"status": 503}, 2),
+        ({"status": 504, "store": True}, 1),
+        ({"status": 429, "retry_after": 1}, 2),
+        ({"status": 502, "times": 2}, 3),
+    ],
+    ids=str,
+)
+async def test_a_conversation_is_one_trace_whatever_happens_to_its_second_turn(
+    upstream: ScriptedUpstream, tmp_path: Path, failure: dict[str, Any], attempts: int
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        explorer.fail_next(path="/messages", **failure)
+        async with gateway(upstream.url, **settings(explorer, tmp_path)) as url:
+            await Chat(url).says(4)
+            found = await settled(tmp_path, *[State.DELIVERED] * 4)
+        assert [run(4)] == said(explorer)
+        assert not explorer.frozen
+    assert {explorer.traces[0].id} == {row.remote for row in found}
+    assert [1, attempts, 1, 1] == [row.attempts for row in found]
+
+
+async def test_a_turn_that_is_refused_for_good_leaves_a_word_and_holds_nothing_up(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        explorer.fail_next(413, path="/messages")
+        async with gateway(upstream.url, **settings(explorer, tmp_path)) as url:
+            await Chat(url).says(3)
+            await settled(tmp_path, State.DELIVERED, State.DEAD, State.DELIVERED)
+        note = "[turn 2 could not be delivered: Explorer answered 413: it is too large]"
+        assert [["a1", "A1", note, "a3", "A3"]] == said(explorer)
+
+
+async def test_a_conversation_whose_trace_was_deleted_goes_on_in_another_one_with_all_of_it(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        async with gateway(upstream.url, **settings(explorer, tmp_path)) as url:
+            chat = Chat(url)
+            await chat.says(2)
+            await settled(tmp_path, *[State.DELIVERED] * 2)
+            explorer.traces.clear()
+            await chat.says(2)
+            await settled(tmp_path, *[State.DELIVERED] * 4)
+        assert [run(4)] == said(explorer)
+
+
+async def test_a_conversation_waits_for_the_explorer_and_goes_on_after_a_restart(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        options = settings(explorer, tmp_path)
+        async with gateway(upstream.url, **options) as url:
+            chat = Chat(url)
+            await chat.says()
+            await settled(tmp_path, State.DELIVERED)
+            await explorer.go_down()
+            await chat.says()
+            await settled(tmp_path, State.DELIVERED, State.RETRY_AT)
+        await explorer.come_back()
+        async with gateway(upstream.url, **options) as chat.url:
+            await chat.says()
+            await settled(tmp_path, *[State.DELIVERED] * 3)
+        assert [run(3)] == said(explorer)
+
+
+async def test_a_conversation_whose_key_is_refused_for_a_while_goes_on_in_its_trace(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        options = settings(explorer, tmp_path)
+        async with gateway(upstream.url, **options) as url:
+            chat = Chat(url)
+            await chat.says()
+            await settled(tmp_path, State.DELIVERED)
+            explorer.refused.add(KEY)
+            await chat.says(2)
+            await settled(tmp_path, State.DELIVERED, State.PARKED, State.PARKED)
+            explorer.refused.clear()
+            assert [{"count": 2}] == [each async for each in ask(loaded(options), Redeliver(states=[State.PARKED]))]
+            await settled(tmp_path, *[State.DELIVERED] * 3)
+        assert [run(3)] == said(explorer)
+
+
+async def test_with_exchanges_each_call_is_a_trace_with_all_of_its_history(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.script = answers
+    async with FakeExplorer() as explorer:
+        async with gateway(upstream.url, **settings(explorer, tmp_path, mode="exchange")) as url:
+            await Chat(url).says(3)
+            await settled(tmp_path, *[State.DELIVERED] * 3)
+        assert [run(1), run(2), run(3)] == said(explorer)
 
 
 async def test_a_trace_of_an_explorer_that_always_fails_is_dead_after_twelve_times(

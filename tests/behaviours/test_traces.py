@@ -70,8 +70,12 @@ async def test_a_stream_arrives_at_the_explorer_and_in_the_file(upstream: Script
     )
     assert 0 <= facts["time_to_first_byte"] <= facts["duration"] < 10
     assert (KEY, "my-agent") == (pushed.key, pushed.dataset)
-    assert written["messages"] == pushed.messages
-    assert {"exchange": written["id"], "attempt": 1} == pushed.metadata["sidestream"]
+    assert [message["content"] for message in written["messages"]] == [
+        message["content"] for message in pushed.messages
+    ]
+    mark = {"exchange": written["id"], "attempt": 1, "trace": written["trace"], "turn": 1, "rule": "first"}
+    assert mark == pushed.metadata["sidestream"]
+    assert pushed.messages[-1]["metadata"]["usage"] == facts["usage"]
 
 
 def facts_of(stream: bytes) -> dict[str, Any]:

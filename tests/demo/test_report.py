@@ -7,17 +7,11 @@ import io
 import pytest
 
 from sidestream.demo.calls import Call, sha256
-from sidestream.demo.report import show_promises, show_proof, show_traces
+from sidestream.demo.report import show_promises, show_proof, show_trace
 from sidestream.demo.screen import Screen
 from sidestream.testing import PushedTrace
 
-FACTS = {
-    "model": "claude-x",
-    "stop_reason": "end_turn",
-    "usage": {"input_tokens": 3, "output_tokens": 5},
-    "time_to_first_byte": 0.25,
-    "outcome": "completed",
-}
+FACTS = {"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 5}}
 
 
 @pytest.fixture
@@ -63,23 +57,27 @@ def test_a_broken_promise_is_named(screen: Screen, out: io.StringIO) -> None:
     assert "\n  ✓ Water is wet.\n  ✗ NOT TRUE: Moss is red.\n" == out.getvalue()
 
 
-def test_the_latest_trace_is_shown_and_the_others_are_counted(screen: Screen, out: io.StringIO) -> None:
+def test_the_trace_is_shown_with_its_turns(screen: Screen, out: io.StringIO) -> None:
     question = {"role": "user", "content": "Is it dry?\nI think so."}
     called = {
         "role": "assistant",
         "content": "",
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "probe", "arguments": {"bed": "苔"}}}],
+        "metadata": FACTS | {"sidestream": {"turn": 1, "rule": "first"}},
     }
     result = {"role": "tool", "tool_name": "probe", "tool_call_id": "1", "content": "word " * 20}
-    latest = PushedTrace("inv-1", "moss", [question, called, result], FACTS | {"started_at": "2026-01-02"})
-    earlier = PushedTrace("inv-1", "moss", [question], FACTS | {"started_at": "2026-01-01"})
-    show_traces(screen, [latest, earlier])
+    said = {
+        "role": "assistant",
+        "content": "Moist.",
+        "metadata": FACTS | {"sidestream": {"turn": 2, "rule": "extends_tip"}},
+    }
+    show_trace(screen, PushedTrace("inv-1", "moss", [question, called, result, said], {}), 2)
     words = " ".join(["word"] * 10)
     assert [
         "  user       Is it dry? …",
         '  assistant  probe {"bed": "苔"}',
         f"  tool       probe → {words} …",
-        "  metadata   model claude-x · stop_reason end_turn · usage 3 in, 5 out ·",
-        "             time_to_first_byte 250 ms · outcome completed",
-        "             Messages in the others, which have the run so far: 1",
+        "  assistant  Moist.",
+        "  turn 1     first · 3 in, 5 out · end_turn",
+        "  turn 2     extends_tip · 3 in, 5 out · end_turn",
     ] == out.getvalue().splitlines()[2:]

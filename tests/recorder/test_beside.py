@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidestream.testing import ScriptedUpstream
 
 BODY = b'{"messages": [{"role": "user", "content": "Hello"}]}'
+BODIES = [b'{"messages": [{"role": "user", "content": "Hello %d"}]}' % number for number in range(3)]
 KEY = "inv-" + "cd" * 32
 WITH_KEY = f"x-api-key: sk-canary\r\nInvariant-Authorization: Bearer {KEY}\r\n"
 
@@ -39,8 +40,8 @@ async def test_calls_arrive_with_their_own_keys(upstream: ScriptedUpstream, tmp_
     async with FakeExplorer() as explorer:
         sinks = [{"explorer": {"url": explorer.url}}]
         async with gateway(upstream.url, sinks=sinks, recorder=recorder(tmp_path, mode)) as url:
-            for _ in range(3):
-                assert 200 == (await exchange(url, post(BODY, headers=WITH_KEY))).status
+            for body in BODIES:
+                assert 200 == (await exchange(url, post(body, headers=WITH_KEY))).status
             await explorer.wait_for(3)
             numbers = (await health(url))["recorder"]
             assert (3, 3, 1) == (numbers["received"], numbers["understood"], numbers["gauges"]["keys"])
@@ -51,12 +52,12 @@ async def test_an_external_recorder_gets_exchanges_and_keys(upstream: ScriptedUp
     async with FakeExplorer() as explorer:
         sinks = [{"explorer": {"url": explorer.url}}]
         async with gateway(upstream.url, sinks=sinks, recorder=recorder(tmp_path, "external")) as url:
-            assert 200 == (await exchange(url, post(BODY, headers=WITH_KEY))).status
+            assert 200 == (await exchange(url, post(BODIES[0], headers=WITH_KEY))).status
             assert "recorder" not in await health(url)
             for number in (1, 2):
                 async with Running(a_config(tmp_path, sinks)):
                     await explorer.wait_for(number)
-                assert 200 == (await exchange(url, post(BODY, headers=WITH_KEY))).status
+                assert 200 == (await exchange(url, post(BODIES[number], headers=WITH_KEY))).status
     assert 2 == len(in_store(tmp_path))  # the last one came when no recorder was there
     assert KEY.encode() not in b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 

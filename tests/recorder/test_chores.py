@@ -15,11 +15,14 @@ from sidestream.recorder.chores import Progress
 from sidestream.store.rows import Item, Lane, State
 from sidestream.store.shelf import Shelf
 from sidestream.testing import ListSink
+from sidestream.traces.model import Unit
 from stored import a_record, an_item, moved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sidestream.traces.model import Turn
 
 ALL: dict[str, Any] = {"dataset": None, "since": None, "redeliver": False}
 
@@ -45,6 +48,12 @@ async def states(shelf: Shelf) -> list[tuple[str, str]]:
     return sorted((row.exchange, str(row.state)) for row in rows)
 
 
+async def turn(shelf: Shelf, exchange: str) -> Turn:
+    """What a sink is told of an exchange."""
+    (row,) = [row for row in await shelf.call(shelf.store.deliveries) if row.exchange == exchange]
+    return await shelf.call(shelf.store.turn, row, Unit.TURN)
+
+
 async def reprocessed(shelf: Shelf, *sinks: ListSink, **options: Any) -> list[Progress]:
     return [step async for step in chores.reprocess(shelf, PROVIDERS, sinks, **{**ALL, **options})]
 
@@ -56,7 +65,7 @@ async def test_reading_again_sends_nothing_again(shelf: Shelf) -> None:
     assert Progress(120, 120, 0) == steps[-1]
     assert len(steps) > 2
     assert {"delivered"} == {state for _, state in await states(shelf)}
-    assert [] == (await shelf.call(shelf.store.trace, 1)).messages  # as the request has none
+    assert [] == (await turn(shelf, "x0")).messages  # as the request has none
 
 
 async def test_with_redeliver_the_result_goes_to_every_sink_that_accepts_it(shelf: Shelf) -> None:
@@ -81,16 +90,16 @@ async def test_only_one_dataset_or_only_what_is_young(shelf: Shelf) -> None:
 
 async def test_what_cannot_be_understood_keeps_what_was_understood_before(shelf: Shelf) -> None:
     await fill(shelf, an_item("x1", ["listsink"], provider="nobody"))
-    before = await shelf.call(shelf.store.trace, 1)
+    before = await turn(shelf, "x1")
     with capture_logs():
         assert Progress(1, 1, 1) == (await reprocessed(shelf, ListSink(), redeliver=True))[-1]
-    assert before == await shelf.call(shelf.store.trace, 1)
+    assert before == await turn(shelf, "x1")
 
 
-async def test_what_could_not_be_understood_once_becomes_a_trace(shelf: Shelf) -> None:
+async def test_what_could_not_be_understood_once_becomes_a_turn(shelf: Shelf) -> None:
     await fill(shelf, Item(a_record("x1"), None, "KeyError", []))
     await reprocessed(shelf, ListSink(), redeliver=True)
-    assert "x1" == (await shelf.call(shelf.store.trace, 1)).id
+    assert "x1" == (await turn(shelf, "x1")).id
     assert [("x1", "pending")] == await states(shelf)
 
 

@@ -11,10 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from journaling import ROOMY
-from recording import eventually, in_store, stored_records, told, written
+from recording import called, eventually, in_store, said_in, said_in_calls, stored_records, told, written
 from sidestream.providers import PROVIDERS
 from sidestream.providers.anthropic import Anthropic
-from sidestream.recorder.ingestion import Ingestion, understood, wanted
+from sidestream.recorder.ingestion import Ingestion, accepting, understood
 from sidestream.sinks.base import Sink
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
@@ -23,7 +23,7 @@ from sidestream.store.rows import Lane
 from sidestream.store.shelf import Shelf
 from sidestream.tasks import spawn
 from sidestream.testing import ListSink
-from stored import a_record, a_trace
+from stored import a_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sidestream.providers.base import Provider, Understood
     from sidestream.store.rows import Item
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
 
 
 class Choosy(Anthropic):
@@ -46,12 +46,12 @@ class Choosy(Anthropic):
 
 
 class Picky(Sink):
-    """Whether it accepts a trace, it cannot tell."""
+    """Whether it accepts a turn, it cannot tell."""
 
-    def accepts(self, trace: Trace) -> bool:
-        raise RuntimeError(trace.id)
+    def accepts(self, turn: Turn) -> bool:
+        raise RuntimeError(turn.id)
 
-    async def deliver(self, trace: Trace, credential: object, attempt: int) -> None:
+    async def deliver(self, turn: Turn, credential: object, attempt: int) -> None:
         raise NotImplementedError
 
 
@@ -117,7 +117,7 @@ async def test_an_exchange_that_cannot_be_understood_is_kept_and_marked_and_the_
     connection.close()
 
 
-def test_a_provider_that_is_not_known_makes_an_error_and_no_trace() -> None:
+def test_a_provider_that_is_not_known_makes_an_error_and_no_reading() -> None:
     with capture_logs():
         assert (None, "KeyError") == understood(a_record(provider="nobody"), PROVIDERS)
 
@@ -136,15 +136,17 @@ def test_a_provider_that_is_not_known_makes_an_error_and_no_trace() -> None:
 async def test_hostile_exchanges_come_into_the_store(tmp_path: Path, changes: dict[str, Any]) -> None:
     bench = Bench(tmp_path)
     with capture_logs():
-        item = bench.ingestion._item(a_record("hostile", **changes))  # noqa: SLF001  # no relay would write it
+        item, _ = bench.ingestion._item(a_record("hostile", **changes))  # noqa: SLF001  # no relay would write it
     assert [item] == await bench.shelf.call(bench.shelf.store.commit, [item])
     await bench.close()
     assert ["hostile"] == in_store(tmp_path)
 
 
-def test_a_sink_that_fails_to_choose_does_not_get_the_trace() -> None:
+def test_a_sink_that_fails_to_choose_does_not_get_the_turn_and_the_others_do() -> None:
+    reading, _ = understood(a_record(), PROVIDERS)
+    assert reading is not None
     with capture_logs() as logs:
-        assert not wanted(Picky(), a_trace())
+        assert ["listsink"] == accepting([Picky(), ListSink()], reading.turn())
     assert [("sink_accepts_failed", "picky")] == [(entry["event"], entry["sink"]) for entry in logs]
 
 
@@ -193,7 +195,7 @@ async def test_what_was_stored_before_a_crash_and_not_forgotten_is_not_stored_tw
     await written(tmp_path, "a", "b")
     first = Bench(tmp_path)
     batch = first.journals.read(1 << 20)
-    items = [first.ingestion._item(record) for record in batch.records]  # noqa: SLF001  # up to the commit
+    items = [first.ingestion._item(record)[0] for record in batch.records]  # noqa: SLF001  # up to the commit
     await first.shelf.call(first.shelf.store.commit, items)
     await first.close()
     second = Bench(tmp_path)
@@ -206,10 +208,10 @@ async def test_interrupted_exchanges_become_traces_that_say_so(tmp_path: Path) -
     await written(tmp_path, "cut", outcome=None)
     bench = Bench(tmp_path, sinks=[ListSink()])
     await bench.take_all()
-    trace = await bench.shelf.call(bench.shelf.store.trace, 1)
+    reading = await bench.shelf.call(bench.shelf.store.reading, 1)
     await bench.close()
     (record,) = stored_records(tmp_path)
-    assert ("interrupted", "interrupted", "cut") == (record.outcome, trace.metadata["outcome"], trace.id)
+    assert ("interrupted", "interrupted", "cut") == (record.outcome, reading.metadata["outcome"], reading.id)
     assert ((1, 1, 0), 1) == (bench.counted, bench.journals.counters.interrupted)
 
 
@@ -258,3 +260,35 @@ async def test_what_is_understood_goes_into_the_store_in_portions_and_the_positi
     await bench.close()
     assert [(1, False)] * 4 + [(1, True)] == commits[:5]
     assert (list("abcde"), (5, 5, 0)) == (in_store(tmp_path), bench.counted)
+
+
+async def test_tools_count_for_how_much_is_understood_at_a_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    tools = b'{"messages": [], "tools": [%s]}' % b", ".join([b'{"name": "a tool"}'] * 1000)
+    (_, without), (_, with_tools) = [
+        bench.ingestion._item(a_record(request_chunks=(body,)))  # noqa: SLF001
+        for body in (b'{"messages": []}', tools)
+    ]
+    await bench.close()
+    assert with_tools > without + 100_000
+
+
+async def test_a_sink_chooses_by_the_whole_exchange(tmp_path: Path) -> None:
+    class Second(ListSink):
+        name = "second"
+
+        def accepts(self, turn: Turn) -> bool:
+            return said_in_calls(1, 2) == said_in([turn])
+
+    directory = Directory(tmp_path / "data")
+    directory.prepare()
+    journal = Journal(directory.journal, strict=False, **ROOMY)
+    journal.start()
+    for number in (1, 2, 3):
+        called(journal, number)
+    await journal.stop(5)
+    bench = Bench(tmp_path, sinks=[Second()])
+    await bench.take_all()
+    rows = await bench.shelf.call(bench.shelf.store.deliveries)
+    await bench.close()
+    assert ["call-2"] == [row.exchange for row in rows]

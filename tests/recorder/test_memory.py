@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 
 from journaling import begin, end
-from recording import REQUEST, told
-from sidestream.recorder.memory import Memory
+from recording import REQUEST, incompressible, told
+from sidestream.recorder.memory import Clearing, Memory
+from sidestream.store.rows import State
+from sidestream.store.shelf import Shelf
 from sidestream.traces.entries import Kind
+from stored import an_item, moved
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 @pytest.fixture
@@ -156,3 +163,85 @@ async def test_the_budget_stays_right_while_another_thread_reads() -> None:
     await asyncio.to_thread(thread.join, 10)
     memory.stands(0, 0)
     assert ([str(number) for number in range(3000)], 0, 0) == (read, memory.unstored, memory._under_way)  # noqa: SLF001
+
+
+@pytest.fixture
+async def shelf() -> AsyncIterator[Shelf]:
+    shelf = Shelf(None)
+    yield shelf
+    await shelf.close()
+
+
+async def fill(shelf: Shelf, state: State, *names: str) -> None:
+    """Store exchanges of about 10 kB each, whose deliveries are in this state."""
+    items = [an_item(name, ["listsink"], request_chunks=(incompressible(20_000),)) for name in names]
+    await shelf.call(shelf.store.commit, items)
+    for row in await shelf.call(shelf.store.deliveries):
+        if row.exchange in names:
+            await shelf.call(moved, shelf.store, row, state)
+
+
+async def states(shelf: Shelf) -> list[tuple[str, State]]:
+    return sorted((row.exchange, row.state) for row in await shelf.call(shelf.store.deliveries))
+
+
+async def test_what_was_delivered_does_not_count_and_what_waits_does(memory: Memory, shelf: Shelf) -> None:
+    await fill(shelf, State.DELIVERED, "a", "b")
+    await Clearing(memory, shelf).clear()
+    assert (0, 0) == (memory.stored, memory.stored_exchanges)
+    await fill(shelf, State.RETRY_AT, "c")
+    await Clearing(memory, shelf).clear()
+    assert (True, 1) == (memory.stored > 5_000, memory.stored_exchanges)
+
+
+async def test_what_was_delivered_leaves_the_store_but_for_what_later_turns_are_placed_by(
+    memory: Memory, shelf: Shelf
+) -> None:
+    await fill(shelf, State.DELIVERED, *"abcdefgh")
+    before = await shelf.call(shelf.store.held_bytes)
+    await Clearing(memory, shelf).clear()
+    assert 8 == await shelf.call(shelf.store.count)
+    assert await shelf.call(shelf.store.held_bytes) < before - 70_000
+
+
+async def test_the_older_half_of_what_waits_for_somebody_makes_room_and_nothing_else_does(shelf: Shelf) -> None:
+    memory = Memory(50_000, asyncio.Event())
+    await fill(shelf, State.DELIVERED, "done")
+    await fill(shelf, State.PARKED, "p1", "p2", "p3", "p4")
+    await fill(shelf, State.RETRY_AT, "waits")
+    with capture_logs() as logs:
+        await Clearing(memory, shelf).clear()
+    assert [
+        ("done", State.DELIVERED),
+        ("p1", State.DEAD),
+        ("p2", State.DEAD),
+        ("p3", State.PARKED),
+        ("p4", State.PARKED),
+        ("waits", State.RETRY_AT),
+    ] == await states(shelf)
+    assert ({"parked": 2}, 3, 6) == (
+        dict(memory.dropped),
+        memory.stored_exchanges,
+        await shelf.call(shelf.store.count),
+    )
+    assert [("capture_dropped", "parked")] == [(entry["event"], entry["reason"]) for entry in logs]
+
+
+async def test_where_what_is_kept_takes_much_fewer_are_kept(
+    memory: Memory, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidestream.recorder.memory._KEPT", 8)
+    clearing = Clearing(memory, shelf)
+    await fill(shelf, State.DELIVERED, *"abcdefgh")
+    kept = []
+    with monkeypatch.context() as small:
+        small.setattr("sidestream.recorder.memory._KEPT_BYTES", 0)
+        for _ in range(5):
+            await clearing.clear()
+            kept.append(await shelf.call(shelf.store.count))
+    assert [8, 4, 2, 1, 0] == kept
+    for _ in range(4):
+        await clearing.clear()
+    await fill(shelf, State.DELIVERED, *"ijklmnop")
+    await clearing.clear()
+    assert 8 == await shelf.call(shelf.store.count)

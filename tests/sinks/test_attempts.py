@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from delivering import SOON, KnownKeys, a_trace
-from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable
+from delivering import SOON, KnownKeys, a_turn
+from sidestream.errors import Ambiguous, Gone, Retryable, Unauthorized, Undeliverable
 from sidestream.options import Secret
 from sidestream.sinks.attempts import Attempts
 from sidestream.sinks.base import Found
@@ -15,7 +15,7 @@ from sidestream.sinks.telling import Telling
 from sidestream.sinks.visits import Pick
 from sidestream.store.rows import Delivery, Lane, State
 from sidestream.testing import ListSink
-from sidestream.traces.model import Trace
+from sidestream.traces.model import Turn
 
 LANE = Lane("", "demo")
 NOW = 1000.0
@@ -30,11 +30,11 @@ class Hanging(ListSink):
         self.stubborn.set()
         self.entered = asyncio.Event()
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
         await self.hang()
         return None
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:  # noqa: ARG002
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:  # noqa: ARG002
         await self.hang()
         return None
 
@@ -57,10 +57,10 @@ class Desk:
         self.telling = Telling(sink.name)
         self.attempts = Attempts(sink, self.choosing, self.telling, SOON, clock=lambda: NOW, changed=self.changed)
 
-    def begin(self, *, looking: bool = False) -> Delivery:
+    def begin(self, *, looking: bool = False, remote: str | None = None) -> Delivery:
         row = Delivery(1, 1, "x1", "s", LANE, State.RETRY_AT if looking else State.SENDING, attempts=1)
-        row.ambiguous, row.tried_at = looking, NOW
-        self.attempts.begin(Pick(LANE, "", None), row, a_trace("x1"))
+        row.ambiguous, row.tried_at, row.remote = looking, NOW, remote
+        self.attempts.begin(Pick(LANE, "", None), row, a_turn("x1"))
         return row
 
     async def over(self) -> None:
@@ -91,6 +91,7 @@ async def attempted(sink: ListSink, *, looking: bool = False) -> tuple[Desk, Del
         (Ambiguous("500", server_error=True), State.RETRY_AT, True),
         (Unauthorized("no"), State.PARKED, False),
         (Undeliverable("never"), State.DEAD, False),
+        (Gone("gone"), State.RETRY_AT, False),
         (TimeoutError(), State.RETRY_AT, True),
         (KeyError(), State.RETRY_AT, True),
         (asyncio.CancelledError(), State.RETRY_AT, True),
@@ -101,8 +102,8 @@ async def test_whatever_becomes_of_an_attempt_its_row_is_settled_once_and_its_la
     failure: BaseException | None, state: State, ambiguous: bool, looking: bool
 ) -> None:
     class Failing(ListSink):
-        async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
-            await self.deliver(trace, credential, 1)
+        async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
+            await self.deliver(turn, credential, 1)
             return Found()
 
     sink = Failing()
@@ -111,7 +112,16 @@ async def test_whatever_becomes_of_an_attempt_its_row_is_settled_once_and_its_la
     assert ([row], 0, [LANE]) == (desk.attempts.settled, len(desk.attempts), list(desk.choosing.lanes.ready))
     if not looking:
         assert (state, ambiguous) == (row.state, row.ambiguous)
-    assert (looking and failure is not None) <= row.ambiguous
+    assert (looking and failure is not None and not isinstance(failure, Gone)) <= row.ambiguous
+
+
+async def test_after_a_trace_is_gone_the_row_goes_at_once_and_no_breaker_opens() -> None:
+    sink = ListSink()
+    sink.failures.append(Gone("gone"))
+    desk = Desk(sink)
+    row = desk.begin(remote="r")
+    await desk.over()
+    assert (State.RETRY_AT, NOW, 0, 0) == (row.state, row.due_at, row.attempts, desk.choosing.breakers.open)
 
 
 @pytest.mark.parametrize("looking", [False, True])

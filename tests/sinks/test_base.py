@@ -4,11 +4,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from delivering import Bench, a_trace
+from delivering import Bench, a_turn
+from growing import Agent
 from sidestream.errors import Ambiguous
 from sidestream.options import Secret
 from sidestream.sinks.base import Sink, encoded, memory_of
-from sidestream.traces.model import Trace
+from sidestream.traces.model import Turn, Unit
 
 
 class Plain(Sink):
@@ -17,14 +18,14 @@ class Plain(Sink):
     def __init__(self) -> None:
         self.got: list[str] = []
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
-        self.got.append(trace.id)
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+        self.got.append(turn.id)
         return None
 
 
 async def test_a_sink_with_nothing_but_deliver_works() -> None:
     bench, sink = Bench(), Plain()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink):
         await bench.until({"x1": "delivered"})
     await bench.close()
@@ -44,12 +45,13 @@ def test_a_sink_has_the_name_of_its_class_unless_it_says_another() -> None:
 
 def test_by_default_a_sink_takes_every_trace_one_at_a_time_and_needs_no_key() -> None:
     sink = Plain()
-    assert (sink.accepts(a_trace()), sink.concurrency, sink.needs_trace_key, sink.per_key) == (True, 1, False, True)
+    assert (sink.accepts(a_turn()), sink.concurrency, sink.needs_trace_key, sink.per_key) == (True, 1, False, True)
+    assert sink.unit is Unit.TURN
 
 
 async def test_by_default_a_sink_cannot_tell_what_has_arrived() -> None:
     with pytest.raises(Ambiguous):
-        await Plain().find(a_trace(), None)
+        await Plain().find(a_turn(), None)
 
 
 def test_a_sink_without_deliver_is_refused() -> None:
@@ -60,19 +62,25 @@ def test_a_sink_without_deliver_is_refused() -> None:
         Nothing()  # type: ignore[abstract]
 
 
-def test_the_memory_of_a_trace_is_that_of_its_values() -> None:
+def test_the_memory_of_a_turn_is_that_of_its_values() -> None:
     small, large = (
-        a_trace("x1", {"role": "user", "content": ""}),
-        a_trace("x1", {"role": "user", "content": "x" * 1_000_000}),
+        a_turn("x1", {"role": "user", "content": ""}),
+        a_turn("x1", {"role": "user", "content": "x" * 1_000_000}),
     )
 
     assert memory_of(large) - memory_of(small) == 1_000_000
 
 
-def test_the_memory_of_a_trace_of_very_many_values_is_estimated() -> None:
+def test_the_memory_of_a_reading_is_that_of_its_messages() -> None:
+    call = Agent().call()
+
+    assert memory_of(call.reading()) == memory_of(call.reading().turn())
+
+
+def test_the_memory_of_a_turn_of_very_many_values_is_estimated() -> None:
     texts = [f"{number:090}" for number in range(100_000)]
     real = sum(map(sys.getsizeof, texts)) + sys.getsizeof(texts)
-    trace = Trace(id="x", dataset="demo", messages=[{"role": "user", "content": texts}], metadata={})
+    trace = Turn(id="x", dataset="demo", messages=[{"role": "user", "content": texts}], metadata={}, trace="x")
 
     assert 0.95 < memory_of(trace) / real < 1.05
 

@@ -6,7 +6,7 @@ from delivering import KnownKeys
 from sidestream.options import Secret
 from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.policy import KEYLESS, NO_KEY, REFUSED_KEY, REFUSED_OWN_KEY, Policy
-from sidestream.sinks.visits import Turn
+from sidestream.sinks.visits import Visit
 from sidestream.store.rows import Lane
 from sidestream.testing import ListSink
 
@@ -27,14 +27,14 @@ def choosing(keys: KnownKeys, sink: Any = None) -> Choosing:
     return Choosing(sink or ListSink(), keys, POLICY)
 
 
-def chosen(choosing: Choosing, now: float = 0.0, free: int = 9) -> Turn:
-    turn = Turn([], 0.0)
-    choosing.choose(turn, free, now)
-    return turn
+def chosen(choosing: Choosing, now: float = 0.0, free: int = 9) -> Visit:
+    visit = Visit([], 0.0)
+    choosing.choose(visit, free, now)
+    return visit
 
 
-def picked(turn: Turn) -> list[tuple[Lane, str]]:
-    return [(pick.lane, pick.key) for pick in turn.picks]
+def picked(visit: Visit) -> list[tuple[Lane, str]]:
+    return [(pick.lane, pick.key) for pick in visit.picks]
 
 
 def in_trouble(choosing: Choosing, lane: Lane, *blocked: Lane, until: float) -> None:
@@ -54,15 +54,15 @@ def test_lanes_are_picked_in_order_with_their_keys_as_long_as_there_is_room(keys
 
 
 def test_a_lane_whose_key_went_away_waits_for_it_though_it_was_woken_during_its_last_visit(keys: KnownKeys) -> None:
-    """It was put in front of the same turn again and again."""
+    """It was put in front of the same visit again and again."""
     engine = choosing(keys)
     engine.wake([A1])
     assert [(A1, "a")] == picked(chosen(engine))
     engine.wake([A1])  # too late for the visit
-    engine.lanes.ready.append(A1)  # its attempt is over before the next turn
+    engine.lanes.ready.append(A1)  # its attempt is over before the next visit
     del keys["a"]
-    turn = chosen(engine, 5.0)
-    assert (False, 7.0) == (bool(turn), engine.next_time(9))
+    visit = chosen(engine, 5.0)
+    assert (False, 7.0) == (bool(visit), engine.next_time(9))
 
 
 def test_a_key_that_is_not_known_is_waited_for_once_and_then_done_without(keys: KnownKeys) -> None:
@@ -79,17 +79,17 @@ def test_a_key_that_comes_sets_free_what_waits_for_it(keys: KnownKeys) -> None:
     assert not chosen(engine)
     keys["c"] = Secret("key-c")
     engine.key_seen("c")
-    turn = chosen(engine, 0.1)
-    assert [(Lane("c", "1"), "c")] == picked(turn)
-    assert [("c", [NO_KEY, REFUSED_OWN_KEY, REFUSED_KEY])] == turn.unparks
+    visit = chosen(engine, 0.1)
+    assert [(Lane("c", "1"), "c")] == picked(visit)
+    assert [("c", [NO_KEY, REFUSED_OWN_KEY, REFUSED_KEY])] == visit.unparks
 
 
 def test_where_every_trace_needs_its_key_those_without_are_parked(keys: KnownKeys) -> None:
     engine = choosing(keys, Keyed())
     engine.wake([Lane("c", "1"), OURS, A1])
     assert {"": KEYLESS} == chosen(engine).parks
-    turn = chosen(engine, 2.0)
-    assert ({"c": NO_KEY}, [Lane("c", "1")]) == (turn.parks, turn.passed)
+    visit = chosen(engine, 2.0)
+    assert ({"c": NO_KEY}, [Lane("c", "1")]) == (visit.parks, visit.passed)
 
 
 def test_a_refused_key_parks_its_lanes_until_it_has_rested(keys: KnownKeys) -> None:
@@ -100,8 +100,8 @@ def test_a_refused_key_parks_its_lanes_until_it_has_rested(keys: KnownKeys) -> N
     engine.lanes.empty(A1)
     engine.lanes.looked()
     engine.wake([A1, A2])
-    turn = chosen(engine, 300.0)
-    assert ([(A1, "a")], [("a", [REFUSED_KEY, REFUSED_OWN_KEY])]) == (picked(turn), turn.unparks)
+    visit = chosen(engine, 300.0)
+    assert ([(A1, "a")], [("a", [REFUSED_KEY, REFUSED_OWN_KEY])]) == (picked(visit), visit.unparks)
 
 
 def test_the_configured_key_has_another_chance_by_itself(keys: KnownKeys) -> None:

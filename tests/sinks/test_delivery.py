@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from delivering import SOON, STANDSTILL, Bench, a_trace
+from delivering import SOON, STANDSTILL, Bench, a_turn
 from recording import eventually
 from sidestream.errors import Ambiguous, Retryable, SidestreamError, Unauthorized, Undeliverable
 from sidestream.options import Secret
@@ -17,10 +17,10 @@ from sidestream.sinks.base import Found, Sink
 from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.delivery import Deliverer
 from sidestream.sinks.policy import KEYLESS, NO_KEY, REFUSED_KEY, REFUSED_OWN_KEY, UNCLEAR
-from sidestream.sinks.visits import Turn
-from sidestream.store.rows import Lane, State
+from sidestream.sinks.visits import Visit
+from sidestream.store.rows import Delivery, Lane, State
 from sidestream.testing import ListSink
-from sidestream.traces.model import Trace
+from sidestream.traces.model import Turn, Unit
 
 HOUR = 3600.0
 
@@ -33,11 +33,11 @@ class Gate(Sink):
         self.entered: asyncio.Queue[str] = asyncio.Queue()
         self.done: list[str] = []
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
-        self.entered.put_nowait(trace.id)
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+        self.entered.put_nowait(turn.id)
         await self.gate.wait()
-        self.done.append(trace.id)
-        return f"remote-{trace.id}"
+        self.done.append(turn.id)
+        return f"remote-{turn.id}"
 
     async def next(self) -> str:
         return await asyncio.wait_for(self.entered.get(), 5)
@@ -55,12 +55,12 @@ class Keyed(ListSink):
     def needs_trace_key(self) -> bool:
         return True
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
         key = credential.reveal() if credential else None
         self.tried.append(key)
         if key not in self.valid:
             raise Unauthorized("no")
-        return await super().deliver(trace, credential, attempt)
+        return await super().deliver(turn, credential, attempt)
 
 
 class Lossy(ListSink):
@@ -71,23 +71,23 @@ class Lossy(ListSink):
         self.lost: list[Exception] = []
         self.looks: list[Exception] = []
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
-        await super().deliver(trace, credential, attempt)
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+        await super().deliver(turn, credential, attempt)
         if self.lost:
             raise self.lost.pop(0)
         return None
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
         if self.looks:
             raise self.looks.pop(0)
-        return await super().find(trace, credential)
+        return await super().find(turn, credential)
 
 
 class Unknowing(ListSink):
     """Cannot tell what has arrived."""
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
-        return await Sink.find(self, trace, credential)
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
+        return await Sink.find(self, turn, credential)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def bench() -> AsyncIterator[Bench]:
     await bench.close()
 
 
-def ids(traces: list[Trace]) -> list[str]:
+def ids(traces: list[Turn]) -> list[str]:
     return [trace.id for trace in traces]
 
 
@@ -115,12 +115,12 @@ def failing(sink: ListSink, *failures: BaseException) -> ListSink:
 
 async def test_what_was_stored_before_the_start_is_delivered_in_order(bench: Bench) -> None:
     sink = ListSink()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("x3"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"), a_turn("x3"))
 
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "delivered", "x2": "delivered", "x3": "delivered"})
 
-    assert ids(sink.traces) == ["x1", "x2", "x3"]
+    assert ids(sink.turns) == ["x1", "x2", "x3"]
     assert sink.attempts == [1, 1, 1]
     assert engine.counters.delivered == 3
 
@@ -129,16 +129,16 @@ async def test_what_is_stored_later_is_delivered_when_the_engine_is_woken(bench:
     sink = ListSink()
     async with bench.delivering(sink) as engine:
         for name in ("x1", "x2"):
-            engine.wake(await bench.add(sink, a_trace(name)))
+            engine.wake(await bench.add(sink, a_turn(name)))
             await sink.wait_for(int(name[1]))
 
-    assert ids(sink.traces) == ["x1", "x2"]
+    assert ids(sink.turns) == ["x1", "x2"]
 
 
 async def test_only_the_oldest_of_a_lane_is_under_way_and_other_lanes_are_beside_it(bench: Bench) -> None:
     sink = Gate()
     sink.concurrency = 3
-    await bench.add(sink, a_trace("a1"), a_trace("a2"), a_trace("b1", dataset="other"), a_trace("b2", dataset="other"))
+    await bench.add(sink, a_turn("a1"), a_turn("a2"), a_turn("b1", dataset="other"), a_turn("b2", dataset="other"))
 
     async with bench.delivering(sink, stop=5):
         assert {await sink.next(), await sink.next()} == {"a1", "b1"}
@@ -151,7 +151,7 @@ async def test_only_the_oldest_of_a_lane_is_under_way_and_other_lanes_are_beside
 async def test_no_more_than_concurrency_are_under_way(bench: Bench) -> None:
     sink = Gate()
     sink.concurrency = 2
-    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n}") for n in range(5)))
+    await bench.add(sink, *(a_turn(f"x{n}", dataset=f"d{n}") for n in range(5)))
 
     async with bench.delivering(sink, stop=5):
         await sink.next()
@@ -164,17 +164,17 @@ async def test_no_more_than_concurrency_are_under_way(bench: Bench) -> None:
 
 async def test_a_row_that_waits_holds_back_its_own_lane_and_no_other(bench: Bench) -> None:
     sink = failing(ListSink(), Ambiguous("x", server_error=True))
-    await bench.add(sink, a_trace("a1"), a_trace("a2"), a_trace("b1", dataset="other"))
+    await bench.add(sink, a_turn("a1"), a_turn("a2"), a_turn("b1", dataset="other"))
 
     async with bench.delivering(sink, STANDSTILL):
         await bench.until({"a1": "retry_at", "a2": "pending", "b1": "delivered"})
 
-    assert ids(sink.traces) == ["b1"]
+    assert ids(sink.turns) == ["b1"]
 
 
 async def test_a_dead_or_parked_row_does_not_hold_back_the_next_one(bench: Bench) -> None:
     sink = failing(Unknowing(), Undeliverable("refused"), Ambiguous("lost"))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("x3"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"), a_turn("x3"))
 
     async with bench.delivering(sink) as engine:
         rows = await bench.until({"x1": "dead", "x2": "parked", "x3": "delivered"})
@@ -186,19 +186,19 @@ async def test_a_dead_or_parked_row_does_not_hold_back_the_next_one(bench: Bench
 async def test_thousands_of_rows_of_one_lane_drain_with_one_visit_each(bench: Bench) -> None:
     number = 2_000
     sink = ListSink()
-    await bench.add(sink, *(a_trace(f"x{n:05}") for n in range(number)))
+    await bench.add(sink, *(a_turn(f"x{n:05}") for n in range(number)))
 
     async with bench.delivering(sink):
         await sink.wait_for(number, timeout=30)
 
-    assert ids(sink.traces) == [f"x{n:05}" for n in range(number)]
+    assert ids(sink.turns) == [f"x{n:05}" for n in range(number)]
     assert bench.visits <= number + 10
 
 
 async def test_lanes_that_end_together_are_saved_together(bench: Bench) -> None:
     sink = Gate()
     sink.concurrency = 100
-    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n}") for n in range(100)))
+    await bench.add(sink, *(a_turn(f"x{n}", dataset=f"d{n}") for n in range(100)))
 
     async with bench.delivering(sink, stop=5):
         for _ in range(100):
@@ -217,12 +217,12 @@ async def test_a_row_is_saved_as_being_sent_before_it_is_sent_and_its_end_before
     class Looking(Gate):
         seen: list[list[tuple[str, str]]] = []  # noqa: RUF012 (one instance)
 
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
             self.seen.append(await bench.states())
-            return f"remote-{trace.id}"
+            return f"remote-{turn.id}"
 
     sink = Looking()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     async with bench.delivering(sink):
         rows = await bench.until({"x1": "delivered", "x2": "delivered"})
 
@@ -235,12 +235,12 @@ async def test_nothing_is_sent_while_the_store_fails_and_all_is_when_it_works(be
     sink = ListSink()
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
-            engine.wake(await bench.add(sink, a_trace("x1")))
+            engine.wake(await bench.add(sink, a_turn("x1")))
             await sink.wait_for(1)
             bench.failing = error
-            engine.wake(await bench.add(sink, a_trace("x2")))
+            engine.wake(await bench.add(sink, a_turn("x2")))
             await bench.visited(3)
-            assert ids(sink.traces) == ["x1"]
+            assert ids(sink.turns) == ["x1"]
             bench.failing = None
             await sink.wait_for(2)
             await bench.until({"x1": "delivered", "x2": "delivered"})
@@ -251,7 +251,7 @@ async def test_nothing_is_sent_while_the_store_fails_and_all_is_when_it_works(be
 
 async def test_a_result_that_cannot_be_saved_is_kept_until_it_can_be(bench: Bench) -> None:
     sink = Gate()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink):
         await sink.next()
         bench.failing = sqlite3.OperationalError("disk I/O error")
@@ -266,7 +266,7 @@ async def test_a_result_that_cannot_be_saved_is_kept_until_it_can_be(bench: Benc
 
 async def test_a_store_that_fails_at_the_start_is_waited_for(bench: Bench) -> None:
     sink = ListSink()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     bench.failing = OSError(5, "I/O error")
     async with bench.delivering(sink):
         await bench.visited(3)
@@ -277,13 +277,13 @@ async def test_a_store_that_fails_at_the_start_is_waited_for(bench: Bench) -> No
 async def test_what_was_being_sent_at_a_crash_is_looked_for_and_not_sent_twice(tmp_path: Path) -> None:
     path, sink = tmp_path / "store.db", Lossy()
     bench = Bench(path)
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     rows = await bench.rows()
     for row in rows:
         row.state, row.attempts, row.tried_at = State.SENDING, 1, 1.0
     await bench.call(bench.store.save, rows)
     await bench.close()
-    sink.traces.append(a_trace("x1"))
+    sink.turns.append(a_turn("x1"))
 
     bench = Bench(path)
     with capture_logs() as logs:
@@ -291,7 +291,7 @@ async def test_what_was_being_sent_at_a_crash_is_looked_for_and_not_sent_twice(t
             rows = await bench.until({"x1": "delivered", "x2": "delivered"})
     await bench.close()
 
-    assert ids(sink.traces) == ["x1", "x2"]
+    assert ids(sink.turns) == ["x1", "x2"]
     assert [row.attempts for row in rows] == [1, 2]
     assert (engine.counters.looked_up, engine.counters.found) == (2, 1)
     assert [log["deliveries"] for log in events(logs, "sink_deliveries_interrupted")] == [2]
@@ -301,7 +301,7 @@ async def test_what_was_being_sent_at_a_crash_is_not_looked_for_before_the_desti
     bench: Bench,
 ) -> None:
     sink = Lossy()
-    await bench.add(sink, a_trace("x1"), a_trace("x2", dataset="other"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2", dataset="other"))
     [row, _] = await bench.rows()
     row.state, row.attempts = State.SENDING, 1
     await bench.call(bench.store.save, [row])
@@ -317,7 +317,7 @@ async def test_what_was_being_sent_at_a_crash_is_not_looked_for_before_the_desti
 
 async def test_a_retryable_failure_is_tried_again_and_each_attempt_knows_its_number(bench: Bench) -> None:
     sink = failing(ListSink(), Retryable("not now"), Retryable("not now"))
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
 
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
@@ -335,42 +335,42 @@ async def test_a_retryable_failure_is_tried_again_and_each_attempt_knows_its_num
 async def test_a_failure_that_may_have_arrived_is_looked_for_and_found(bench: Bench) -> None:
     sink = Lossy()
     sink.lost = [Ambiguous("lost")]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
 
     async with bench.delivering(sink) as engine:
         [row] = await bench.until({"x1": "delivered"})
 
-    assert (ids(sink.traces), row.attempts, row.ambiguous) == (["x1"], 1, False)
+    assert (ids(sink.turns), row.attempts, row.ambiguous) == (["x1"], 1, False)
     assert (engine.counters.looked_up, engine.counters.found, engine.counters.delivered) == (1, 1, 1)
 
 
 async def test_a_failure_that_did_not_arrive_is_sent_again_after_a_look(bench: Bench) -> None:
     sink = failing(Lossy(), Ambiguous("lost"))
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
 
     async with bench.delivering(sink) as engine:
         [row] = await bench.until({"x1": "delivered"})
 
-    assert (ids(sink.traces), row.attempts) == (["x1"], 2)
+    assert (ids(sink.turns), row.attempts) == (["x1"], 2)
     assert (engine.counters.looked_up, engine.counters.found) == (1, 0)
 
 
 async def test_a_look_that_cannot_be_taken_now_is_taken_later(bench: Bench) -> None:
     sink = Lossy()
     sink.lost, sink.looks = [Ambiguous("lost")], [Retryable("not now"), Retryable("not now")]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
 
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "delivered"})
 
-    assert (ids(sink.traces), engine.counters.looked_up) == (["x1"], 3)
+    assert (ids(sink.turns), engine.counters.looked_up) == (["x1"], 3)
 
 
-async def test_a_trace_that_answers_500_gets_its_number_of_attempts_and_does_not_hold_up_other_lanes(
+async def test_a_turn_that_answers_500_gets_its_number_of_attempts_and_does_not_hold_up_other_lanes(
     bench: Bench,
 ) -> None:
     sink = failing(ListSink(), *(Ambiguous("500", server_error=True) for _ in range(12)))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
 
     with capture_logs() as logs:
         async with bench.delivering(sink):
@@ -387,7 +387,7 @@ async def test_a_defect_of_a_sink_counts_like_a_500_and_its_text_is_not_logged(
     bench: Bench, bug: BaseException
 ) -> None:
     sink = failing(ListSink(), bug)
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
 
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
@@ -402,11 +402,11 @@ async def test_a_defect_of_a_sink_counts_like_a_500_and_its_text_is_not_logged(
 
 async def test_a_defect_of_a_sink_that_cannot_look_is_tried_again_twelve_times(bench: Bench) -> None:
     class Broken(Sink):
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
-            raise KeyError(trace.id)
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+            raise KeyError(turn.id)
 
     sink = Broken()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink) as engine:
         [row] = await bench.until({"x1": "dead"})
 
@@ -416,46 +416,46 @@ async def test_a_defect_of_a_sink_that_cannot_look_is_tried_again_twelve_times(b
 @pytest.mark.parametrize("answer", [True, "remote", 7])
 async def test_a_find_that_returns_nonsense_is_a_defect_and_not_a_find(bench: Bench, answer: Any) -> None:
     class Mistaken(Lossy):
-        async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
+        async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
             answers.append(answer)
-            return answer if len(answers) == 1 else await super().find(trace, credential)
+            return answer if len(answers) == 1 else await super().find(turn, credential)
 
     answers: list[Any] = []
     sink = Mistaken()
     sink.lost = [Ambiguous("lost")]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "delivered"})
 
-    assert (engine.counters.broken, engine.counters.found, ids(sink.traces)) == (1, 1, ["x1"])
+    assert (engine.counters.broken, engine.counters.found, ids(sink.turns)) == (1, 1, ["x1"])
 
 
 async def test_a_send_without_end_is_cancelled_and_counts_as_unclear(bench: Bench) -> None:
     sink = Gate()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink, dataclasses.replace(SOON, longest_send=0.01)):
         [row] = await bench.until({"x1": "parked"})
 
     assert row.reason == UNCLEAR
 
 
-async def test_a_trace_that_cannot_be_read_is_dead_and_the_next_one_goes_on(bench: Bench) -> None:
+async def test_a_turn_that_cannot_be_read_is_dead_and_the_next_one_goes_on(bench: Bench) -> None:
     sink = ListSink()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     broken = bench.engine(sink)
-    whole = bench.store.trace
+    whole = bench.store.turn
 
-    def trace(sequence: int) -> Trace:
-        if sequence == 1:
-            raise LookupError(sequence)
-        return whole(sequence)
+    def turn(delivery: Delivery, unit: Unit) -> Turn:
+        if delivery.sequence == 1:
+            raise LookupError(delivery.sequence)
+        return whole(delivery, unit)
 
-    bench.store.trace = trace  # type: ignore[method-assign]
+    bench.store.turn = turn  # type: ignore[method-assign]
     await broken.start()
     [row, _] = await bench.until({"x1": "dead", "x2": "delivered"})
     await broken.stop(0)
 
-    assert row.reason == "the trace cannot be read: LookupError"
+    assert row.reason == "the turn cannot be read: LookupError"
 
 
 # Time
@@ -464,7 +464,7 @@ async def test_a_trace_that_cannot_be_read_is_dead_and_the_next_one_goes_on(benc
 async def test_a_row_is_given_up_after_three_days_of_trying(bench: Bench) -> None:
     times = iter([1000.0])
     sink = failing(ListSink(), Retryable("not now"))
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
 
     async with bench.delivering(sink, clock=lambda: next(times, 1000.0 + 72 * HOUR)):
         [row] = await bench.until({"x1": "dead"})
@@ -475,7 +475,7 @@ async def test_a_row_is_given_up_after_three_days_of_trying(bench: Bench) -> Non
 async def test_a_look_that_cannot_be_taken_for_three_days_parks_the_row(bench: Bench) -> None:
     sink = Lossy()
     sink.looks = [Retryable("not now")]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     [row] = await bench.rows()
     row.state, row.ambiguous, row.tried_at, row.attempts = State.RETRY_AT, True, 1000.0, 1
     await bench.call(bench.store.save, [row])
@@ -488,7 +488,7 @@ async def test_a_look_that_cannot_be_taken_for_three_days_parks_the_row(bench: B
 
 async def test_a_clock_that_was_set_back_does_not_make_a_row_wait_longer(bench: Bench) -> None:
     sink = ListSink()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     [row] = await bench.rows()
     row.state, row.due_at, row.tried_at, row.attempts = State.RETRY_AT, 10 * HOUR, 9 * HOUR, 1
     await bench.call(bench.store.save, [row])
@@ -506,14 +506,14 @@ async def test_a_dead_destination_is_tried_by_one_lane_at_a_time_and_all_go_on_w
     class Down(ListSink):
         tries = 0
 
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
             self.tries += 1
             if self.tries <= 30:
                 raise Retryable("down")
-            return await super().deliver(trace, credential, attempt)
+            return await super().deliver(turn, credential, attempt)
 
     sink = Down()
-    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n}") for n in range(200)))
+    await bench.add(sink, *(a_turn(f"x{n}", dataset=f"d{n}") for n in range(200)))
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
             await sink.wait_for(200)
@@ -527,12 +527,12 @@ async def test_a_dead_destination_is_tried_by_one_lane_at_a_time_and_all_go_on_w
 async def test_while_a_breaker_is_open_no_other_lane_of_the_key_is_tried_and_other_keys_are(bench: Bench) -> None:
     sink = failing(ListSink(), Retryable("down"))
     bench.keys["a"] = Secret("a")
-    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n}") for n in range(3)))
+    await bench.add(sink, *(a_turn(f"x{n}", dataset=f"d{n}") for n in range(3)))
 
     async with bench.delivering(sink, STANDSTILL) as engine:
         await bench.until({"x0": "retry_at", "x1": "pending", "x2": "pending"})
         assert engine.breakers_open == 1
-        engine.wake(await bench.add(sink, a_trace("y1"), fingerprint="a"))
+        engine.wake(await bench.add(sink, a_turn("y1"), fingerprint="a"))
         await bench.until({"x0": "retry_at", "x1": "pending", "x2": "pending", "y1": "delivered"})
 
 
@@ -542,8 +542,8 @@ async def test_a_sink_that_does_not_go_by_keys_has_one_breaker_for_all(bench: Be
 
     sink = failing(File(), Retryable("disk full"))
     bench.keys.update(a=Secret("a"), b=Secret("b"))
-    await bench.add(sink, a_trace("x1"), fingerprint="a")
-    lanes = await bench.add(sink, a_trace("x2"), fingerprint="b")
+    await bench.add(sink, a_turn("x1"), fingerprint="a")
+    lanes = await bench.add(sink, a_turn("x2"), fingerprint="b")
 
     async with bench.delivering(sink, STANDSTILL) as engine:
         await bench.until({"x1": "retry_at", "x2": "pending"})
@@ -556,7 +556,7 @@ async def test_a_sink_that_does_not_go_by_keys_has_one_breaker_for_all(bench: Be
 
 async def test_a_destinations_wish_for_a_pause_is_honoured_up_to_an_hour(bench: Bench) -> None:
     sink = failing(ListSink(), Retryable("later", after=1e300))
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink, dataclasses.replace(SOON, longest_asked=HOUR), clock=lambda: 0.0):
         [row] = await bench.until({"x1": "retry_at"})
 
@@ -570,7 +570,7 @@ async def test_a_call_is_delivered_with_its_own_key(bench: Bench) -> None:
     sink = Keyed()
     sink.valid = {"key-a"}
     bench.keys["a"] = Secret("key-a")
-    await bench.add(sink, a_trace("x1"), fingerprint="a")
+    await bench.add(sink, a_turn("x1"), fingerprint="a")
     async with bench.delivering(sink):
         await bench.until({"x1": "delivered"})
 
@@ -580,8 +580,8 @@ async def test_a_call_is_delivered_with_its_own_key(bench: Bench) -> None:
 async def test_rows_whose_key_is_not_known_wait_until_it_is_seen(bench: Bench) -> None:
     sink = Keyed()
     sink.valid = {"key-a"}
-    await bench.add(sink, a_trace("x1"), a_trace("x2", dataset="other"), fingerprint="a")
-    await bench.add(sink, a_trace("x3"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2", dataset="other"), fingerprint="a")
+    await bench.add(sink, a_turn("x3"))
 
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
@@ -602,7 +602,7 @@ async def test_rows_whose_key_is_not_known_wait_until_it_is_seen(bench: Bench) -
 async def test_a_key_that_is_known_at_the_start_frees_what_is_parked_for_it(bench: Bench) -> None:
     sink = Keyed()
     sink.valid = {"key-a"}
-    await bench.add(sink, a_trace("x1"), fingerprint="a")
+    await bench.add(sink, a_turn("x1"), fingerprint="a")
     async with bench.delivering(sink):
         await bench.until({"x1": "parked"})
 
@@ -614,8 +614,8 @@ async def test_a_key_that_is_known_at_the_start_frees_what_is_parked_for_it(benc
 async def test_what_is_parked_for_want_of_a_key_is_delivered_once_one_is_configured(bench: Bench) -> None:
     without, configured = Keyed(), ListSink()
     configured.name = without.name
-    await bench.add(without, a_trace("x1"), fingerprint="a")
-    await bench.add(without, a_trace("x2"))
+    await bench.add(without, a_turn("x1"), fingerprint="a")
+    await bench.add(without, a_turn("x2"))
     async with bench.delivering(without):
         await bench.until({"x1": "parked", "x2": "parked"})
 
@@ -629,15 +629,15 @@ async def test_a_refused_key_parks_all_its_rows_and_is_not_tried_again_until_it_
     sink = Keyed()
     sink.valid = {"key-b"}
     bench.keys.update(a=Secret("key-a"), b=Secret("key-b"))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("x3", dataset="other"), fingerprint="a")
-    await bench.add(sink, a_trace("y1"), fingerprint="b")
+    await bench.add(sink, a_turn("x1"), a_turn("x2"), a_turn("x3", dataset="other"), fingerprint="a")
+    await bench.add(sink, a_turn("y1"), fingerprint="b")
 
     async with bench.delivering(sink) as engine:
         rows = await bench.until({"x1": "parked", "x2": "parked", "x3": "parked", "y1": "delivered"})
         assert {row.reason for row in rows if row.state is State.PARKED} == {REFUSED_KEY}
         tried = list(sink.tried)
         engine.key_seen("a")
-        engine.wake(await bench.add(sink, a_trace("x4"), fingerprint="a"))
+        engine.wake(await bench.add(sink, a_turn("x4"), fingerprint="a"))
         await bench.until({"x1": "parked", "x2": "parked", "x3": "parked", "y1": "delivered", "x4": "parked"})
 
     assert sink.tried == tried
@@ -646,7 +646,7 @@ async def test_a_refused_key_parks_all_its_rows_and_is_not_tried_again_until_it_
 async def test_a_key_that_became_valid_is_tried_when_its_rest_is_over(bench: Bench) -> None:
     sink = Keyed()
     bench.keys["a"] = Secret("key-a")
-    await bench.add(sink, a_trace("x1"), a_trace("x2", dataset="other"), fingerprint="a")
+    await bench.add(sink, a_turn("x1"), a_turn("x2", dataset="other"), fingerprint="a")
 
     async with bench.delivering(sink, dataclasses.replace(SOON, refused_rest=0.01)) as engine:
         await bench.until({"x1": "parked", "x2": "parked"})
@@ -658,21 +658,21 @@ async def test_a_key_that_became_valid_is_tried_when_its_rest_is_over(bench: Ben
 async def test_a_new_row_of_a_key_that_has_rested_brings_the_parked_ones_with_it_in_order(bench: Bench) -> None:
     sink = Keyed()
     bench.keys["a"] = Secret("key-a")
-    await bench.add(sink, a_trace("x1"), fingerprint="a")
+    await bench.add(sink, a_turn("x1"), fingerprint="a")
 
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "parked"})
         sink.valid = {"key-a"}
         engine._choosing.breakers["a"].until = 0.0  # noqa: SLF001 (an hour goes by)
-        engine.wake(await bench.add(sink, a_trace("x2"), fingerprint="a"))
+        engine.wake(await bench.add(sink, a_turn("x2"), fingerprint="a"))
         await bench.until({"x1": "delivered", "x2": "delivered"})
 
-    assert ids(sink.traces) == ["x1", "x2"]
+    assert ids(sink.turns) == ["x1", "x2"]
 
 
 async def test_a_configured_key_that_was_refused_is_tried_again_by_itself(bench: Bench) -> None:
     sink = failing(ListSink(), Unauthorized("no"))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
 
     async with bench.delivering(sink, dataclasses.replace(SOON, refused_rest=0.02)):
         rows = await bench.until({"x1": "delivered", "x2": "delivered"})
@@ -682,8 +682,8 @@ async def test_a_configured_key_that_was_refused_is_tried_again_by_itself(bench:
 
 async def test_a_configured_key_that_is_refused_parks_every_row_that_needs_it(bench: Bench) -> None:
     sink = failing(ListSink(), Unauthorized("no"))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
-    await bench.add(sink, a_trace("x3"), fingerprint="unknown")
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
+    await bench.add(sink, a_turn("x3"), fingerprint="unknown")
 
     async with bench.delivering(sink):
         rows = await bench.until({"x1": "parked", "x2": "parked", "x3": "parked"})
@@ -694,7 +694,7 @@ async def test_a_configured_key_that_is_refused_parks_every_row_that_needs_it(be
 async def test_a_key_refused_at_a_look_parks_the_row_and_keeps_it_unclear(bench: Bench) -> None:
     sink = Lossy()
     sink.lost, sink.looks = [Ambiguous("lost")], [Unauthorized("no")]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink):
         [row] = await bench.until({"x1": "parked"})
 
@@ -703,14 +703,14 @@ async def test_a_key_refused_at_a_look_parks_the_row_and_keeps_it_unclear(bench:
 
 async def test_a_key_refused_to_one_of_two_at_a_time_rests_and_then_has_another_chance(bench: Bench) -> None:
     class Half(Gate):
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
-            if trace.id == "x1" and attempt == 1:
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+            if turn.id == "x1" and attempt == 1:
                 raise Unauthorized("no")
-            return await super().deliver(trace, credential, attempt)
+            return await super().deliver(turn, credential, attempt)
 
     sink = Half()
     sink.concurrency = 2
-    await bench.add(sink, a_trace("x1"), a_trace("x2", dataset="other"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2", dataset="other"))
     async with bench.delivering(sink, dataclasses.replace(SOON, refused_rest=0.1)):
         await sink.next()
         await bench.until({"x1": "parked", "x2": "sending"})
@@ -731,7 +731,7 @@ async def test_a_sink_that_cannot_be_opened_is_opened_later(bench: Bench) -> Non
                 raise OSError(2, "not yet")
 
     sink = Late()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     with capture_logs() as logs:
         async with bench.delivering(sink):
             await sink.wait_for(1)
@@ -749,15 +749,15 @@ async def test_a_sink_is_closed_after_its_last_delivery_and_only_if_it_was_opene
         async def open(self) -> None:
             self.steps.append("open")
 
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
-            self.steps.append(trace.id)
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:  # noqa: ARG002
+            self.steps.append(turn.id)
             return None
 
         async def close(self) -> None:
             self.steps.append("close")
 
     sink, never = Diary(), Diary()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink, stop=5):
         pass
     bench.failing = OSError(5, "I/O error")
@@ -770,7 +770,7 @@ async def test_a_sink_is_closed_after_its_last_delivery_and_only_if_it_was_opene
 
 async def test_a_stop_delivers_what_is_there_and_leaves_what_waits(bench: Bench) -> None:
     sink = failing(ListSink(), Ambiguous("500", server_error=True))
-    await bench.add(sink, a_trace("x1"), *(a_trace(f"y{n}", dataset="other") for n in range(50)))
+    await bench.add(sink, a_turn("x1"), *(a_turn(f"y{n}", dataset="other") for n in range(50)))
     engine = bench.engine(sink, STANDSTILL)
     await engine.start()
 
@@ -781,7 +781,7 @@ async def test_a_stop_delivers_what_is_there_and_leaves_what_waits(bench: Bench)
 
 async def test_a_stop_leaves_what_was_under_way_to_be_looked_for(bench: Bench) -> None:
     sink = Gate()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     engine = bench.engine(sink)
     await engine.start()
     await sink.next()
@@ -795,15 +795,15 @@ async def test_a_stop_leaves_what_was_under_way_to_be_looked_for(bench: Bench) -
 
 async def test_a_sink_that_does_not_let_itself_be_cancelled_does_not_hold_up_the_stop(bench: Bench) -> None:
     class Stubborn(Gate):
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
             while True:
                 try:
-                    return await super().deliver(trace, credential, attempt)
+                    return await super().deliver(turn, credential, attempt)
                 except asyncio.CancelledError:
                     pass
 
     sink = Stubborn()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     engine = bench.engine(sink, dataclasses.replace(SOON, grace=0.05))
     await engine.start()
     await sink.next()
@@ -816,7 +816,7 @@ async def test_a_sink_that_does_not_let_itself_be_cancelled_does_not_hold_up_the
 
 async def test_a_store_that_fails_at_the_stop_leaves_the_row_as_being_sent(bench: Bench) -> None:
     sink = Gate()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     engine = bench.engine(sink)
     await engine.start()
     await sink.next()
@@ -833,7 +833,7 @@ async def test_a_close_that_hangs_does_not_hold_up_the_stop(bench: Bench) -> Non
             await asyncio.Event().wait()
 
     sink = Leaving()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     with capture_logs() as logs:
         async with bench.delivering(sink, dataclasses.replace(SOON, grace=0.01)):
             await sink.wait_for(1)
@@ -843,7 +843,7 @@ async def test_a_close_that_hangs_does_not_hold_up_the_stop(bench: Bench) -> Non
 
 async def test_a_row_opened_again_is_delivered_before_the_one_its_lane_waits_for(bench: Bench) -> None:
     sink = failing(ListSink(), Undeliverable("refused"), Ambiguous("500", server_error=True))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     async with bench.delivering(sink, STANDSTILL) as engine:
         rows = await bench.until({"x1": "dead", "x2": "retry_at"})
         rows[0].state = State.PENDING
@@ -861,8 +861,8 @@ def failing_turns(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     failures: list[BaseException] = []
     whole = Choosing.choose
 
-    def choose(self: Choosing, turn: Turn, free: int, now: float) -> None:
-        whole(self, turn, free, now)
+    def choose(self: Choosing, visit: Visit, free: int, now: float) -> None:
+        whole(self, visit, free, now)
         if failures:
             raise failures.pop(0)
 
@@ -875,15 +875,15 @@ async def test_an_engine_that_fails_begins_anew_and_tells_once(
     bench: Bench, failing_turns: list[BaseException], failure: BaseException
 ) -> None:
     sink = ListSink()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("y1", dataset="other"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"), a_turn("y1", dataset="other"))
     with capture_logs() as logs:
         async with bench.delivering(sink) as engine:
             await sink.wait_for(3)
             failing_turns.append(failure)
-            engine.wake(await bench.add(sink, a_trace("x3")))
+            engine.wake(await bench.add(sink, a_turn("x3")))
             await bench.until(dict.fromkeys(("x1", "x2", "x3", "y1"), "delivered"))
 
-    assert sorted(ids(sink.traces)) == ["x1", "x2", "x3", "y1"]
+    assert sorted(ids(sink.turns)) == ["x1", "x2", "x3", "y1"]
     assert engine.counters.restarts == 1
     assert [log["error"] for log in events(logs, "sink_engine_failed")] == [type(failure).__name__]
     assert "canary" not in str(logs)
@@ -894,12 +894,12 @@ async def test_what_is_under_way_when_the_engine_fails_ends_and_is_not_sent_agai
 ) -> None:
     sink = Gate()
     sink.concurrency = 2
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     with capture_logs() as logs:
         async with bench.delivering(sink, dataclasses.replace(SOON, settle=5)) as engine:
             await sink.next()
             failing_turns.append(KeyError())
-            engine.wake(await bench.add(sink, a_trace("y1", dataset="other")))
+            engine.wake(await bench.add(sink, a_turn("y1", dataset="other")))
             await eventually(lambda: engine.counters.restarts)
             sink.gate.set()
             await bench.until({"x1": "delivered", "x2": "delivered", "y1": "delivered"})
@@ -910,20 +910,20 @@ async def test_what_is_under_way_when_the_engine_fails_ends_and_is_not_sent_agai
 
 async def test_what_hangs_when_the_engine_fails_is_looked_for(bench: Bench, failing_turns: list[BaseException]) -> None:
     class Hanging(Lossy):
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
-            await super().deliver(trace, credential, attempt)
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+            await super().deliver(turn, credential, attempt)
             await asyncio.Event().wait()
             return None
 
     sink = Hanging()
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink) as engine:
         await sink.wait_for(1)
         failing_turns.append(KeyError())
         engine.wake([Lane("", "other")])
         await bench.until({"x1": "delivered"})
 
-    assert (ids(sink.traces), engine.counters.found) == (["x1"], 1)
+    assert (ids(sink.turns), engine.counters.found) == (["x1"], 1)
 
 
 async def test_what_a_failed_turn_had_claimed_is_looked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -933,11 +933,11 @@ async def test_what_a_failed_turn_had_claimed_is_looked_for(bench: Bench, monkey
 
     monkeypatch.setattr(Attempts, "begin", begin)
     sink = Lossy()
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     async with bench.delivering(sink) as engine:
         rows = await bench.until({"x1": "delivered", "x2": "delivered"})
 
-    assert (ids(sink.traces), [row.attempts for row in rows]) == (["x1", "x2"], [2, 1])
+    assert (ids(sink.turns), [row.attempts for row in rows]) == (["x1", "x2"], [2, 1])
     assert (engine.counters.restarts, engine.counters.looked_up, engine.counters.found) == (1, 1, 0)
 
 
@@ -946,7 +946,7 @@ async def test_an_engine_that_fails_again_and_again_stops_all_the_same(
 ) -> None:
     sink = ListSink()
     failing_turns += [KeyError() for _ in range(100_000)]
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     with capture_logs():
         async with bench.delivering(sink) as engine:
             await bench.visited(6)
@@ -967,7 +967,7 @@ async def test_a_sink_that_is_open_is_not_opened_again_when_the_engine_begins_an
 
     sink = Once()
     failing_turns.append(KeyError())
-    await bench.add(sink, a_trace("x1"))
+    await bench.add(sink, a_turn("x1"))
     async with bench.delivering(sink) as engine:
         await sink.wait_for(1)
 
@@ -984,12 +984,12 @@ def test_a_sink_whose_concurrency_cannot_work_is_refused(concurrency: Any) -> No
 
 async def test_what_a_sink_says_is_kept_whatever_it_is(bench: Bench) -> None:
     class Odd(ListSink):
-        async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> Any:
-            await super().deliver(trace, credential, attempt)
-            return {"x1": "\ud83d" * 2000, "x2": {"id": 1}}[trace.id]
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> Any:
+            await super().deliver(turn, credential, attempt)
+            return {"x1": "\ud83d" * 2000, "x2": {"id": 1}}[turn.id]
 
     sink = failing(Odd(), Retryable("\ud83d", after="soon"))  # type: ignore[arg-type]
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     async with bench.delivering(sink):
         rows = await bench.until({"x1": "delivered", "x2": "delivered"})
 
@@ -1000,8 +1000,8 @@ async def test_a_key_that_comes_a_moment_later_than_its_trace_is_waited_for(benc
     """Else a trace would be parked, or delivered with a configured key that is not its own."""
     sink = Keyed()
     sink.valid = {"key-a", "configured"}
-    await bench.add(sink, a_trace("x1"), fingerprint="a")
-    lanes = await bench.add(sink, a_trace("y1", dataset="other"), fingerprint="b")
+    await bench.add(sink, a_turn("x1"), fingerprint="a")
+    lanes = await bench.add(sink, a_turn("y1", dataset="other"), fingerprint="b")
     bench.keys["b"] = Secret("configured")
     with capture_logs() as logs:
         async with bench.delivering(sink, dataclasses.replace(SOON, key_wait=3600)) as engine:
@@ -1017,7 +1017,7 @@ async def test_a_key_that_comes_a_moment_later_than_its_trace_is_waited_for(benc
 async def test_a_refused_key_is_tried_at_once_where_somebody_wishes_it(bench: Bench) -> None:
     sink = Keyed()
     bench.keys["a"] = Secret("key-a")
-    lanes = await bench.add(sink, a_trace("x1"), fingerprint="a")
+    lanes = await bench.add(sink, a_turn("x1"), fingerprint="a")
     async with bench.delivering(sink) as engine:
         await bench.until({"x1": "parked"})
         sink.valid = {"key-a"}

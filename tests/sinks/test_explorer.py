@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from delivering import HELLO, SOON, Bench, a_trace
+from delivering import HELLO, SOON, Bench, a_turn
 from exploring import KEY, OTHER_KEY, STORED, a_sink, answer, answering, found, opened, pushed
-from sidestream.errors import Ambiguous, Retryable, Unauthorized
+from sidestream import config as configuration
+from sidestream.errors import Ambiguous, ConfigError, Retryable, Unauthorized
 from sidestream.options import Duration, Secret
 from sidestream.sinks.base import Found
 from sidestream.sinks.explorer import Explorer
 from sidestream.testing import FakeExplorer
+from sidestream.traces.model import Unit
 
 
 @pytest.fixture
@@ -84,6 +86,21 @@ def test_calls_must_bring_a_key_exactly_when_none_is_configured(options: dict[st
     assert Explorer(url="http://host", **options).needs_trace_key is needed
 
 
+@pytest.mark.parametrize(
+    ("options", "unit"),
+    [({}, Unit.TRACE), ({"mode": "conversation"}, Unit.TRACE), ({"mode": "exchange"}, Unit.EXCHANGE)],
+)
+def test_by_default_conversations_grow_and_each_exchange_can_be_a_trace_instead(
+    options: dict[str, Any], unit: Unit
+) -> None:
+    assert Explorer(url="http://host", **options).unit is unit
+
+
+def test_a_mode_that_there_is_not_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="expected conversation or exchange"):
+        configuration.load({"sinks": [{"explorer": {"url": "http://host", "mode": "canary"}}]}, {})
+
+
 async def test_slashes_at_the_end_of_the_url_and_a_path_in_it_do_not_matter() -> None:
     async with answering(STORED) as (url, requests):
         await pushed(f"{url}/explorer//")
@@ -94,18 +111,24 @@ async def test_slashes_at_the_end_of_the_url_and_a_path_in_it_do_not_matter() ->
 # What is pushed
 
 
-async def test_a_trace_is_pushed_with_its_dataset_and_says_which_exchange_it_is(explorer: FakeExplorer) -> None:
-    remote = await pushed(explorer.url, a_trace("x1", HELLO, {"role": "assistant", "content": "Hi"}))
+async def test_a_turn_is_pushed_with_its_dataset_and_says_which_exchange_it_is(explorer: FakeExplorer) -> None:
+    remote = await pushed(explorer.url, a_turn("x1", HELLO, {"role": "assistant", "content": "Hi"}))
 
     (trace,) = explorer.traces
     assert (trace.id, trace.key, trace.dataset) == (remote, KEY, "demo")
-    assert trace.messages == [HELLO, {"role": "assistant", "content": "Hi"}]
-    assert trace.metadata == {"status": 200, "model": "m", "sidestream": {"exchange": "x1", "attempt": 1}}
+    mark = {"model": "m", "sidestream": {"exchange": "x1", "turn": 1, "rule": "first"}}
+    assert trace.messages == [HELLO, {"role": "assistant", "content": "Hi", "metadata": mark}]
+    assert trace.metadata == {
+        "name": "Hello",
+        "status": 200,
+        "model": "m",
+        "sidestream": {"exchange": "x1", "attempt": 1, "trace": "x1", "turn": 1, "rule": "first"},
+    }
     assert trace.annotations == []
 
 
 async def test_what_others_say_of_sidestream_in_the_metadata_is_kept(explorer: FakeExplorer) -> None:
-    await pushed(explorer.url, a_trace(sidestream={"outcome": "completed"}))
+    await pushed(explorer.url, a_turn(sidestream={"outcome": "completed"}), mode="exchange")
 
     ours = {"outcome": "completed", "exchange": "x1", "attempt": 1}
     assert explorer.traces[0].metadata["sidestream"] == ours
@@ -122,7 +145,7 @@ async def test_the_calls_own_key_wins_over_the_configured_one(explorer: FakeExpl
     [(200, True), (204, True), (299, True), (199, False), (300, False), (529, False), (None, False)],
 )
 def test_only_calls_that_succeeded_are_pushed(status: int | None, wanted: bool) -> None:
-    assert a_sink("http://host").accepts(a_trace(status=status)) is wanted
+    assert a_sink("http://host").accepts(a_turn(status=status)) is wanted
 
 
 async def test_neither_cookies_nor_compression_nor_a_proxy_of_the_environment_are_used(
@@ -132,7 +155,7 @@ async def test_neither_cookies_nor_compression_nor_a_proxy_of_the_environment_ar
     cookie = STORED.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\nConnection: close\r\n\r\n")
     async with answering(cookie, STORED) as (url, requests), opened(url) as sink:
         for attempt in (1, 2):
-            await sink.deliver(a_trace(), None, attempt)
+            await sink.deliver(a_turn(), None, attempt)
 
     assert len(requests) == 2
     for request in requests:
@@ -143,9 +166,9 @@ async def test_neither_cookies_nor_compression_nor_a_proxy_of_the_environment_ar
         assert b"content-encoding" not in head
 
 
-async def test_a_trace_of_many_megabytes_arrives_whole(explorer: FakeExplorer) -> None:
+async def test_a_turn_of_many_megabytes_arrives_whole(explorer: FakeExplorer) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 8_000_000}}
-    await pushed(explorer.url, a_trace("x1", {"role": "user", "content": [image]}))
+    await pushed(explorer.url, a_turn("x1", {"role": "user", "content": [image]}), mode="exchange")
 
     assert explorer.traces[0].messages == [{"role": "user", "content": [image]}]
 
@@ -153,19 +176,19 @@ async def test_a_trace_of_many_megabytes_arrives_whole(explorer: FakeExplorer) -
 # Looking for what may have arrived
 
 
-async def test_a_trace_that_arrived_is_found_by_its_exchange(explorer: FakeExplorer) -> None:
-    await pushed(explorer.url, a_trace("x0"))
-    remote = await pushed(explorer.url, a_trace("x1"))
+async def test_a_turn_that_arrived_is_found_by_its_exchange(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, a_turn("x0"))
+    remote = await pushed(explorer.url, a_turn("x1"))
 
-    assert await found(explorer.url, a_trace("x1")) == Found(remote)
+    assert await found(explorer.url, a_turn("x1")) == Found(remote)
 
 
-async def test_a_trace_that_is_not_among_those_of_its_dataset_and_user_is_not_there(explorer: FakeExplorer) -> None:
-    await pushed(explorer.url, a_trace("x0"))
-    await pushed(explorer.url, a_trace("x1", dataset="other"))
-    await pushed(explorer.url, a_trace("x1"), Secret(OTHER_KEY))
+async def test_a_turn_that_is_not_among_those_of_its_dataset_and_user_is_not_there(explorer: FakeExplorer) -> None:
+    await pushed(explorer.url, a_turn("x0"))
+    await pushed(explorer.url, a_turn("x1", dataset="other"))
+    await pushed(explorer.url, a_turn("x1"), Secret(OTHER_KEY))
 
-    assert await found(explorer.url, a_trace("x1")) is None
+    assert await found(explorer.url, a_turn("x1")) is None
 
 
 async def test_in_a_dataset_that_does_not_exist_nothing_is_there() -> None:
@@ -249,25 +272,25 @@ async def test_a_list_is_not_read_any_further_than_the_trace() -> None:
 async def test_there_is_one_look_at_a_time(explorer: FakeExplorer) -> None:
     """However many deliveries run: each may have a long list to go through."""
     for name in ("x1", "x2", "x3"):
-        await pushed(explorer.url, a_trace(name))
+        await pushed(explorer.url, a_turn(name))
     explorer.requests.clear()
     async with opened(explorer.url) as sink:
-        looks = [sink.find(a_trace(name), None) for name in ("x1", "x2", "x3")]
+        looks = [sink.find(a_turn(name), None) for name in ("x1", "x2", "x3")]
         assert [Found(trace.id) for trace in explorer.traces] == await asyncio.gather(*looks)
 
     assert ["identity", "traces"] * 3 == [path.rpartition("/")[2] for _, path in explorer.requests]
 
 
 async def test_a_look_that_failed_or_was_cancelled_does_not_hold_up_the_next_one(explorer: FakeExplorer) -> None:
-    remote = await pushed(explorer.url, a_trace("x1"))
+    remote = await pushed(explorer.url, a_turn("x1"))
     explorer.fail_next(method="GET", status=503)
     explorer.fail_next(method="GET", hang=True)
     async with opened(explorer.url) as sink:
         with pytest.raises(Retryable):
-            await sink.find(a_trace("x1"), None)
+            await sink.find(a_turn("x1"), None)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(sink.find(a_trace("x1"), None), 0.1)
-        assert await sink.find(a_trace("x1"), None) == Found(remote)
+            await asyncio.wait_for(sink.find(a_turn("x1"), None), 0.1)
+        assert await sink.find(a_turn("x1"), None) == Found(remote)
 
 
 async def test_a_key_that_is_refused_at_a_look_is_unauthorized(explorer: FakeExplorer) -> None:
@@ -277,10 +300,10 @@ async def test_a_key_that_is_refused_at_a_look_is_unauthorized(explorer: FakeExp
 
 
 async def test_a_long_list_is_read_to_its_end(explorer: FakeExplorer) -> None:
-    await pushed(explorer.url, a_trace("x0", filler="x" * 500_000))
-    remote = await pushed(explorer.url, a_trace("x1"))
+    await pushed(explorer.url, a_turn("x0", filler="x" * 500_000))
+    remote = await pushed(explorer.url, a_turn("x1"))
 
-    assert await found(explorer.url, a_trace("x1")) == Found(remote)
+    assert await found(explorer.url, a_turn("x1")) == Found(remote)
 
 
 # With the engine
@@ -303,7 +326,7 @@ async def test_whatever_becomes_of_a_push_the_trace_arrives_exactly_once(
 ) -> None:
     explorer.fail_next(times=2, **script)
     sink = a_sink(explorer.url, timeout=Duration(0.1))
-    await bench.add(sink, a_trace("x1"), a_trace("x2"), a_trace("x3"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"), a_turn("x3"))
 
     async with bench.delivering(sink):
         rows = await bench.until({"x1": "delivered", "x2": "delivered", "x3": "delivered"}, 10)
@@ -315,7 +338,7 @@ async def test_whatever_becomes_of_a_push_the_trace_arrives_exactly_once(
 async def test_what_an_explorer_missed_while_it_was_gone_arrives_in_order(explorer: FakeExplorer, bench: Bench) -> None:
     sink = a_sink(explorer.url)
     await explorer.go_down()
-    await bench.add(sink, *(a_trace(f"x{n}", dataset=f"d{n % 3}") for n in range(9)))
+    await bench.add(sink, *(a_turn(f"x{n}", dataset=f"d{n % 3}") for n in range(9)))
 
     async with bench.delivering(sink) as engine:
         await bench.visited(10)
@@ -327,21 +350,21 @@ async def test_what_an_explorer_missed_while_it_was_gone_arrives_in_order(explor
     assert len(explorer.traces) == 9
 
 
-async def test_a_trace_that_is_too_large_does_not_hold_up_the_next_one(explorer: FakeExplorer, bench: Bench) -> None:
+async def test_a_turn_that_is_too_large_does_not_hold_up_the_next_one(explorer: FakeExplorer, bench: Bench) -> None:
     explorer.fail_next(413)
     sink = a_sink(explorer.url)
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     async with bench.delivering(sink):
         [row, _] = await bench.until({"x1": "dead", "x2": "delivered"})
 
-    assert row.reason == "Explorer answered 413: the trace is too large"
+    assert row.reason == "Explorer answered 413: it is too large"
 
 
 async def test_a_key_that_explorer_lets_in_later(explorer: FakeExplorer, bench: Bench) -> None:
     explorer.refused.add(OTHER_KEY)
     sink = a_sink(explorer.url, api_key=None)
     bench.keys["b"] = Secret(OTHER_KEY)
-    await bench.add(sink, a_trace("x1"), fingerprint="b")
+    await bench.add(sink, a_turn("x1"), fingerprint="b")
     async with bench.delivering(sink):
         await bench.until({"x1": "parked"})
     explorer.refused.clear()
@@ -367,7 +390,7 @@ async def test_neither_the_key_nor_the_answers_text_is_logged(
 ) -> None:
     explorer.fail_next(**script)
     sink = a_sink(explorer.url)
-    await bench.add(sink, a_trace("x1"), a_trace("x2"))
+    await bench.add(sink, a_turn("x1"), a_turn("x2"))
     with capture_logs() as logs:
         async with bench.delivering(sink, SOON):
             await bench.visited(4)
@@ -382,12 +405,12 @@ async def test_a_key_file_is_read_again_when_it_changes(explorer: FakeExplorer, 
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
     async with opened(explorer.url, api_key=None, api_key_file=str(file)) as sink:
-        await sink.deliver(a_trace(), None, 1)
+        await sink.deliver(a_turn(), None, 1)
         (tmp_path / "new").write_text(OTHER_KEY)
         os.replace(tmp_path / "new", file)  # noqa: PTH105 (as those do who rotate keys)
-        await sink.deliver(a_trace(), None, 1)
+        await sink.deliver(a_turn(), None, 1)
         file.unlink()
         with pytest.raises(Retryable, match="cannot read api_key_file"):
-            await sink.deliver(a_trace(), None, 1)
+            await sink.deliver(a_turn(), None, 1)
 
     assert [trace.key for trace in explorer.traces] == [KEY, OTHER_KEY]

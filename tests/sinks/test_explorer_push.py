@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from delivering import a_trace
+from delivering import a_turn
 from sidestream.errors import Undeliverable
 from sidestream.options import Secret
 from sidestream.sinks.explorer import Explorer
 from sidestream.testing import FakeExplorer
-from sidestream.traces.model import Message, Trace
+from sidestream.traces.model import Message, Turn
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ async def explorer() -> AsyncIterator[FakeExplorer]:
         yield explorer
 
 
-async def pushed(explorer: FakeExplorer, trace: Trace) -> None:
-    sink = Explorer(url=explorer.url, api_key=Secret("inv-" + "a" * 64))
+async def pushed(explorer: FakeExplorer, turn: Turn) -> None:
+    sink = Explorer(url=explorer.url, api_key=Secret("inv-" + "a" * 64), mode="exchange")
     await sink.open()
     try:
-        await sink.deliver(trace, None, 1)
+        await sink.deliver(turn, None, 1)
     finally:
         await sink.close()
 
@@ -45,7 +45,7 @@ async def test_words_that_explorer_acts_on_are_broken_everywhere(explorer: FakeE
         {"role": "user", "content": [{"type": "text", "text": text}]},
         a_call({"name": "f", "arguments": {text: [text]}}),
     ]
-    await pushed(explorer, a_trace("x1", *messages))
+    await pushed(explorer, a_turn("x1", *messages))
 
     assert explorer.traces[0].messages == [
         {"role": "tool", "content": shown},
@@ -67,7 +67,7 @@ async def test_words_that_explorer_acts_on_are_broken_everywhere(explorer: FakeE
 async def test_a_tool_call_always_has_a_function_with_an_object_of_arguments(
     explorer: FakeExplorer, function: Any, sent: Any
 ) -> None:
-    await pushed(explorer, a_trace("x1", a_call(function)))
+    await pushed(explorer, a_turn("x1", a_call(function)))
 
     assert explorer.traces[0].messages == [a_call(sent)]
 
@@ -75,14 +75,14 @@ async def test_a_tool_call_always_has_a_function_with_an_object_of_arguments(
 @pytest.mark.parametrize("url", ["https://example.com/a.png", "file:///a.png", "data:text/plain;base64,AA", None])
 async def test_an_image_that_is_not_inline_becomes_a_text(explorer: FakeExplorer, url: Any) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
-    await pushed(explorer, a_trace("x1", {"role": "user", "content": [part, "x"]}))
+    await pushed(explorer, a_turn("x1", {"role": "user", "content": [part, "x"]}))
 
     text = {"type": "text", "text": "[image that is not inline]"}
     assert explorer.traces[0].messages == [{"role": "user", "content": [text, "x"]}]
 
 
 async def test_reserved_keys_of_metadata_get_another_name(explorer: FakeExplorer) -> None:
-    await pushed(explorer, a_trace(uploader="me", tool_calls=[1]))
+    await pushed(explorer, a_turn(uploader="me", tool_calls=[1]))
 
     metadata = explorer.traces[0].metadata
     assert (metadata["uploader_"], metadata["tool_calls_"]) == ("me", [1])
@@ -95,7 +95,7 @@ async def test_the_trace_itself_is_not_changed_for_explorer(explorer: FakeExplor
         {"role": "user", "content": ["local_img_link", image]},
         a_call({"name": "f", "arguments": "{"}),
     ]
-    trace = a_trace("x1", *messages, uploader="me", sidestream={"outcome": "completed"})
+    trace = a_turn("x1", *messages, uploader="me", sidestream={"outcome": "completed"})
     before = copy.deepcopy(trace)
 
     await pushed(explorer, trace)
@@ -113,7 +113,7 @@ def deep() -> Any:
 @pytest.mark.parametrize("content", ["\ud83d", deep(), object()])
 async def test_what_is_not_fit_for_json_is_undeliverable(explorer: FakeExplorer, content: Any) -> None:
     with pytest.raises(Undeliverable):
-        await pushed(explorer, a_trace("x1", {"role": "user", "content": content}))
+        await pushed(explorer, a_turn("x1", {"role": "user", "content": content}))
 
     assert explorer.requests == []
 

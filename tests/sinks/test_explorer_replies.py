@@ -1,4 +1,4 @@
-"""What the replies to a push mean; those to a question are in test_explorer.py."""
+"""What the replies to a push and to an append mean; those to a question are in test_explorer.py."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from exploring import answer, answering, pushed, refused
-from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable
+from exploring import an_append, answer, answering, pushed, refused
+from sidestream.errors import Ambiguous, Gone, Retryable, Unauthorized, Undeliverable
 from sidestream.options import Duration
 from sidestream.testing import FakeExplorer
 
@@ -103,9 +103,72 @@ async def test_what_does_not_answer_a_tls_handshake_got_nothing() -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
     ],
 )
-async def test_a_200_whose_body_breaks_off_is_a_stored_trace(answer: bytes) -> None:
-    async with answering(answer) as (url, _):
-        assert await pushed(url) is None
+async def test_a_200_whose_body_breaks_off_is_a_stored_trace_whose_id_is_to_be_found_out(answer: bytes) -> None:
+    async with answering(answer, answer) as (url, _):
+        assert await pushed(url, mode="exchange") is None
+        assert isinstance(await refused(url), Ambiguous)
+
+
+# Appends
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer(b'{"success":true}'),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+    ],
+)
+async def test_a_200_to_an_append_is_done_as_soon_as_it_begins(reply: bytes) -> None:
+    async with answering(reply) as (url, _):
+        assert "t1" == await pushed(url, an_append("t1"))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"success":false}', b'{"id":["1"]}'])
+async def test_after_any_other_200_to_an_append_nobody_knows(body: bytes) -> None:
+    async with answering(answer(body)) as (url, _):
+        assert isinstance(await refused(url, an_append("t1")), Ambiguous)
+
+
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+async def test_a_status_from_in_front_says_nothing_of_an_append(explorer: FakeExplorer, status: int) -> None:
+    explorer.fail_next(status, retry_after=7)
+    error = await refused(explorer.url, an_append("t1"))
+    assert isinstance(error, Ambiguous)
+    assert (False, 7.0) == (error.server_error, error.after)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (425, Retryable),
+        (429, Retryable),
+        (302, Retryable),
+        (401, Unauthorized),
+        (403, Unauthorized),
+        (400, Undeliverable),
+        (413, Undeliverable),
+        (422, Undeliverable),
+        (404, Gone),
+        (500, Ambiguous),
+        (520, Ambiguous),
+        (204, Ambiguous),
+    ],
+)
+async def test_what_other_answers_to_an_append_mean(explorer: FakeExplorer, status: int, kind: type[Exception]) -> None:
+    explorer.fail_next(status)
+    assert kind is type(await refused(explorer.url, an_append("t1")))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"detail":"Not Found"}'])
+async def test_a_404_that_is_not_an_explorers_does_not_mean_that_a_trace_is_gone(body: bytes) -> None:
+    async with answering(answer(body, "404 Not Found")) as (url, _):
+        error = await refused(url, an_append("t1"))
+    assert isinstance(error, Undeliverable)
+    assert "is `url` the address of the Explorer itself?" in str(error)
+
+
+# Both
 
 
 async def test_after_a_200_that_is_too_long_to_be_read_nobody_knows() -> None:

@@ -6,7 +6,7 @@ import pytest
 from sidestream.errors import Ambiguous, Retryable, Undeliverable
 from sidestream.sinks import policy as rules
 from sidestream.sinks.base import Found
-from sidestream.sinks.policy import UNCLEAR, Policy
+from sidestream.sinks.policy import GONE, UNCLEAR, Policy
 from sidestream.store.rows import Delivery, Lane, State
 
 POLICY = Policy()
@@ -53,6 +53,14 @@ def test_the_first_attempt_is_remembered_but_not_one_in_the_future(before: float
     row = a_row(state=State.PENDING, tried_at=before)
     rules.claim(row, 100.0)
     assert (row.state, row.attempts, row.tried_at) == (State.SENDING, 1, after)
+
+
+def test_a_claim_says_where_it_is_to_be_sent_and_forgets_where_it_was() -> None:
+    row = a_row(state=State.RETRY_AT, remote="old", told_until=1)
+    rules.claim(row, 100.0, remote="new", told_until=2)
+    assert ("new", 2) == (row.remote, row.told_until)
+    rules.claim(row, 100.0)
+    assert (None, None) == (row.remote, row.told_until)
 
 
 def test_a_failure_for_now_is_tried_again_after_the_wait() -> None:
@@ -113,6 +121,27 @@ def test_a_row_that_cannot_be_looked_for_stays_unclear(error: Any, now: float, s
     row = a_row(state=State.RETRY_AT, ambiguous=True, tried_at=0.0)
     rules.look_failed(row, error, 7.0, now, POLICY)
     assert (row.state, row.ambiguous) == (state, True)
+
+
+@pytest.mark.parametrize(("looked_for", "attempts"), [(False, 0), (True, 1)])
+def test_what_was_to_be_put_behind_a_trace_that_is_gone_goes_elsewhere_at_once_and_loses_no_attempt(
+    looked_for: bool, attempts: int
+) -> None:
+    row = a_row(attempts=1, remote="r", ambiguous=looked_for, tried_at=100.0)
+    rules.gone(row, 7.0, 200.0, POLICY, looked_for=looked_for)
+    assert (State.RETRY_AT, 200.0, False, GONE) == (row.state, row.due_at, row.ambiguous, row.reason)
+    assert (attempts, "r") == (row.attempts, row.remote)
+
+
+@pytest.mark.parametrize("facts", [{"remote": "r", "reason": GONE}, {"remote": None}])
+@pytest.mark.parametrize(("hours", "state"), [(71.9, State.RETRY_AT), (72, State.DEAD)])
+def test_where_traces_are_gone_again_and_again_it_waits_and_is_given_up_at_last(
+    facts: Any, hours: float, state: State
+) -> None:
+    row = a_row(attempts=3, tried_at=0.0, **facts)
+    rules.gone(row, 7.0, hours * HOUR, POLICY, looked_for=False)
+    assert (state, 3) == (row.state, row.attempts)
+    assert (state is State.RETRY_AT) == (row.due_at == hours * HOUR + 7.0)
 
 
 @pytest.mark.parametrize(

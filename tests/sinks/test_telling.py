@@ -4,7 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sidestream.sinks.telling import Telling
-from sidestream.sinks.visits import Answer, Turn
+from sidestream.sinks.visits import Answer, Visit
 from sidestream.store.rows import Delivery, Lane, State
 
 
@@ -33,7 +33,7 @@ def test_what_became_of_a_row_is_counted_and_logged(state: State, counter: str, 
 def parked(telling: Telling, *rows: tuple[str, str, int], unparks: Any = ()) -> list[int]:
     """How many rows each line tells of."""
     with capture_logs() as logs:
-        telling.parked(Turn([], 0.0, unparks=list(unparks)), Answer([], [], list(rows)))
+        telling.parked(Visit([], 0.0, unparks=list(unparks)), Answer([], [], list(rows)))
     return [log["traces"] for log in logs if log["event"] == "sink_traces_parked"]
 
 

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
-from delivering import a_record, a_trace
+from delivering import a_reading, a_record, a_turn
+from growing import SINK, Agent, Growing
+from sidestream.sinks import policy as rules
 from sidestream.sinks.policy import NO_KEY, Policy
-from sidestream.sinks.visits import Pick, Turn, Visits
+from sidestream.sinks.visits import Pick, Visit, Visits
 from sidestream.store.rows import Delivery, Item, Lane, State
 from sidestream.store.store import Store
+from sidestream.traces.model import Unit
 
 LANE = Lane("", "demo")
 
@@ -16,28 +19,28 @@ LANE = Lane("", "demo")
 @pytest.fixture
 def store() -> Iterator[Store]:
     store = Store.open(None)
-    store.commit([Item(a_record(name, "demo", ""), a_trace(name), None, ["s"]) for name in ("x1", "x2")])
+    store.commit([Item(a_record(name, "demo", ""), a_reading(a_turn(name), ""), None, ["s"]) for name in ("x1", "x2")])
     yield store
     store.close()
 
 
-def a_visit(store: Any) -> Visits:
-    return Visits("s", store, lambda: 1000.0, Policy())
+def visiting(store: Any) -> Visits:
+    return Visits("s", Unit.TURN, store, lambda: 1000.0, Policy())
 
 
-def a_turn(*settled: Delivery, settling: float = 0.0, **facts: Any) -> Turn:
+def a_visit(*settled: Delivery, settling: float = 0.0, **facts: Any) -> Visit:
     facts.setdefault("picks", [Pick(LANE, "", None)])
-    return Turn(list(settled), settling, **facts)
+    return Visit(list(settled), settling, **facts)
 
 
 def test_a_visit_saves_what_has_ended_and_claims_what_is_next(store: Store) -> None:
-    visits = a_visit(store)
-    [first] = visits.turn(a_turn()).heads
+    visits = visiting(store)
+    [first] = visits.pay(a_visit()).heads
     assert first.delivery
     first.delivery.state = State.DELIVERED
-    [second] = visits.turn(a_turn(first.delivery)).heads
+    [second] = visits.pay(a_visit(first.delivery)).heads
 
-    assert (first.trace, second.trace) == (a_trace("x1"), a_trace("x2"))
+    assert (first.turn, second.turn) == (a_turn("x1"), a_turn("x2"))
     assert [(row.exchange, row.state, row.attempts) for row in store.deliveries()] == [
         ("x2", State.SENDING, 1),
         ("x1", State.DELIVERED, 1),
@@ -60,42 +63,73 @@ def test_a_visit_that_failed_in_the_middle_is_repeated_without_harm(store: Store
                 raise sqlite3.OperationalError("disk I/O error")
             store.save(deliveries)
 
-    [first] = a_visit(store).turn(a_turn()).heads
+    [first] = visiting(store).pay(a_visit()).heads
     assert first.delivery
     first.delivery.state = State.DELIVERED
-    visits, turn = a_visit(Failing(2)), a_turn(first.delivery)
+    visits, visit = visiting(Failing(2)), a_visit(first.delivery)
     with pytest.raises(sqlite3.OperationalError):
-        visits.turn(turn)
+        visits.pay(visit)
     assert [row.state for row in store.deliveries()] == [State.PENDING, State.DELIVERED]
-    [second] = visits.turn(turn).heads
+    [second] = visits.pay(visit).heads
 
     assert second.delivery
     assert (second.delivery.exchange, second.delivery.attempts) == ("x2", 1)
 
 
 def test_a_claim_that_was_saved_but_not_answered_is_claimed_again(store: Store) -> None:
-    visits = a_visit(store)
-    visits.turn(a_turn())
-    [head] = visits.turn(a_turn()).heads
+    visits = visiting(store)
+    visits.pay(a_visit())
+    [head] = visits.pay(a_visit()).heads
 
     assert head.delivery
-    assert (head.delivery.exchange, head.delivery.state, head.trace) == ("x1", State.SENDING, a_trace("x1"))
+    assert (head.delivery.exchange, head.delivery.state, head.turn) == ("x1", State.SENDING, a_turn("x1"))
 
 
 def test_a_row_to_be_looked_for_is_not_claimed_and_waits_while_the_destination_settles(store: Store) -> None:
-    visits = a_visit(store)
-    visits.turn(a_turn())
+    visits = visiting(store)
+    visits.pay(a_visit())
     store.expire_leases("s")
 
-    [waiting] = visits.turn(a_turn(settling=5.0)).heads
-    [due] = visits.turn(a_turn()).heads
-    assert (waiting.wait, waiting.trace) == (5.0, None)
+    [waiting] = visits.pay(a_visit(settling=5.0)).heads
+    [due] = visits.pay(a_visit()).heads
+    assert (waiting.wait, waiting.turn) == (5.0, None)
     assert due.delivery
-    assert (due.delivery.state, due.delivery.attempts, due.trace) == (State.RETRY_AT, 1, a_trace("x1"))
+    assert (due.delivery.state, due.delivery.attempts, due.turn) == (State.RETRY_AT, 1, a_turn("x1"))
+
+
+def test_a_trace_that_was_not_there_any_more_is_forgotten_before_anything_is_claimed() -> None:
+    with Growing() as told:
+        told.add(*Agent().calls(3))
+        told.tell()
+        told.tell()
+        delivery, turn = told.claim()
+        assert "t1" == turn.remote
+        rules.gone(delivery, 1.0, 1000.0, Policy(), looked_for=False)
+        visits = Visits(SINK, Unit.TRACE, told.store, lambda: 1000.0, Policy())
+        [head] = visits.pay(a_visit(delivery)).heads
+
+    assert head.delivery
+    assert head.turn
+    assert (None, "a3") == (head.turn.remote, head.turn.id)
+    assert ["a1", "A1", "a2", "A2", "a3", "A3"] == [message["content"] for message in head.turn.messages[1:]]
+    assert (None, head.turn.told_until, 1) == (head.delivery.remote, head.delivery.told_until, head.delivery.attempts)
+
+
+def test_a_claim_remembers_where_it_is_sent_and_until_when_it_tells(store: Store) -> None:
+    with Growing() as told:
+        told.add(*Agent().calls(2))
+        told.tell()
+        [head] = Visits(SINK, Unit.TRACE, told.store, lambda: 1000.0, Policy()).pay(a_visit()).heads
+        [row] = told.store.deliveries(limit=1)
+    assert head.turn
+    assert ("t1", head.turn.told_until) == (row.remote, row.told_until)
+
+    visiting(store).pay(a_visit())
+    assert (None, None) == (store.deliveries()[-1].remote, store.deliveries()[-1].told_until)
 
 
 def test_parking_and_opening_tell_how_many_and_where(store: Store) -> None:
-    visits = a_visit(store)
-    assert visits.turn(a_turn(picks=[], parks={"": NO_KEY})).parked == [("", NO_KEY, 2)]
-    assert visits.turn(a_turn(picks=[], unparks=[("", [NO_KEY])])).opened == [LANE]
+    visits = visiting(store)
+    assert visits.pay(a_visit(picks=[], parks={"": NO_KEY})).parked == [("", NO_KEY, 2)]
+    assert visits.pay(a_visit(picks=[], unparks=[("", [NO_KEY])])).opened == [LANE]
     assert visits.first([]) == [LANE]

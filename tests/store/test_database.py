@@ -16,6 +16,9 @@ from structlog.testing import capture_logs
 from sidestream.errors import SidestreamError
 from sidestream.store.database import APPLICATION_ID, STEPS, Database, set_aside
 from sidestream.store.faults import StoreCorrupt, StoreUnavailable
+from sidestream.store.packing import Packer
+from sidestream.store.store import Store
+from stored import a_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -377,3 +380,97 @@ def test_free_pages_are_not_live() -> None:
     assert full > 400_000
     assert empty == database.live_bytes()
     database.close()
+
+
+def test_writes_that_are_tried_inside_a_transaction_are_taken_back_alone() -> None:
+    database = Database.open(None, steps=OLD)
+    with database.transaction():
+        database.run("INSERT INTO t VALUES (1)")
+        with pytest.raises(ZeroDivisionError), database.attempt():
+            raise ZeroDivisionError(database.run("INSERT INTO t VALUES (2)"))
+        with database.attempt():
+            database.run("INSERT INTO t VALUES (3)")
+    assert [(1,), (3,)] == database.rows("SELECT x FROM t")
+    database.close()
+
+
+def test_a_full_disk_in_writes_that_are_tried_fails_the_transaction() -> None:
+    database = Database.open(None, steps=OLD)
+    database.rows(f"PRAGMA max_page_count = {int(pragma(database, 'page_count')) + 3}")
+    with pytest.raises(StoreUnavailable, match="FULL"), database.transaction(), database.attempt():
+        database.run("INSERT INTO t VALUES (?)", bytes(100_000))
+    insert(database, 1)
+    assert [(1,)] == database.rows("SELECT x FROM t")
+    database.close()
+
+
+def recorded_by_version_2(path: Path) -> None:
+    """Two exchanges with their traces and deliveries, and one that could not be understood."""
+    database = Database.open(path, steps=STEPS[:2])
+    packed = Packer().pack(a_record("x1"), 1 << 30)
+    with database.transaction():
+        for number, error in ((1, None), (2, None), (3, "the reason")):
+            database.run(
+                "INSERT INTO exchanges (id, dataset, provider, fingerprint, started_at, stored_at, outcome, size,"
+                " stored, error) VALUES (?, 'demo', 'anthropic', 'f', 1.0, 2.0, 'completed', 20, 2000, ?)",
+                f"x{number}",
+                error,
+            )
+            request = packed.request if number == 1 else b"x" * 600
+            database.run(
+                "INSERT INTO captures VALUES (?, ?, ?, ?, ?)",
+                number,
+                packed.facts,
+                packed.chunks,
+                Packer().squeeze(request),
+                packed.response,
+            )
+            if error is None:
+                database.run("INSERT INTO traces VALUES (?, ?)", number, b"\0{}")
+                database.run(
+                    "INSERT INTO deliveries (sequence, sink, fingerprint, dataset, state, attempts, remote)"
+                    " VALUES (?, 'explorer', 'f', 'demo', ?, 2, 'r')",
+                    number,
+                    "retry_at" if number == 1 else "delivered",
+                )
+    database.close()
+
+
+def test_a_file_of_version_2_keeps_its_exchanges_to_be_read_and_its_deliveries(path: Path) -> None:
+    recorded_by_version_2(path)
+    with capture_logs() as logs:
+        database = Database.open(path)
+    assert [("store_upgraded", 2, 3)] == [(entry["event"], entry["before"], entry["version"]) for entry in logs]
+    assert [(1, 1, None), (2, 1, None), (3, 0, "the reason")] == database.rows(
+        "SELECT sequence, unread, error FROM exchanges ORDER BY sequence"
+    )
+    assert [(1, "retry_at", 2, "r", None), (2, "delivered", 2, "r", None)] == database.rows(
+        "SELECT sequence, state, attempts, remote, told_until FROM deliveries ORDER BY sequence"
+    )
+    assert [("delivered", 1), ("retry_at", 1)] == database.rows(
+        "SELECT state, number FROM delivery_counts WHERE number ORDER BY state"
+    )
+    assert [(1, 1), (2, 0), (3, 0)] == database.rows("SELECT sequence, waiting FROM exchanges ORDER BY sequence")
+    assert [] == database.rows("SELECT * FROM pragma_foreign_key_check")
+    assert "ok" == pragma(database, "integrity_check")
+    assert "traces" not in {name for (name,) in database.rows("SELECT name FROM sqlite_master")}
+    database.close()
+
+
+def test_a_file_that_was_brought_up_to_date_is_as_a_new_one(path: Path, tmp_path: Path) -> None:
+    recorded_by_version_2(path)
+    schemas = []
+    for each in (path, tmp_path / "new.db"):
+        database = Database.open(each)
+        schemas.append(set(database.rows("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")))
+        database.close()
+    assert schemas[0] == schemas[1]
+
+
+def test_what_version_2_captured_is_there_after_an_upgrade(path: Path) -> None:
+    recorded_by_version_2(path)
+    store = Store.open(path)
+    with capture_logs():
+        assert [(1, a_record("x1"))] == store.unread(10)  # the second is damaged
+    assert a_record("x1") == store.record(1)
+    store.close()

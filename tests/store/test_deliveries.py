@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from growing import Agent
 from sidestream.store.database import Database
 from sidestream.store.deliveries import NOT_CONFIGURED
-from sidestream.store.rows import OPEN, Lane, Redelivered, Replacement, State
+from sidestream.store.rows import OPEN, Item, Lane, Redelivered, Replacement, State
 from sidestream.store.store import Store
-from stored import Clock, a_trace, an_item, moved, stored
+from stored import Clock, a_reading, an_item, moved, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +88,7 @@ def test_everything_that_changes_on_the_way_is_saved(store: Store) -> None:
         due_at=2.5,
         reason="why",
         remote="there",
+        told_until=1_790_000_000_000_000,
     )
     assert [delivery] == store.deliveries()
 
@@ -100,7 +102,7 @@ def test_words_of_a_destination_cannot_fail_a_save(store: Store) -> None:
 def test_saving_what_is_gone_is_passed_over(store: Store) -> None:
     first, second = stored(store, an_item("x1"), an_item("x2"))
     moved(store, first, State.DELIVERED)
-    store.discard_finished()
+    store.discard_finished(keep=0)
     second.attempts = 5
     store.save([first, second])
     assert [second] == store.deliveries()
@@ -114,7 +116,7 @@ def test_the_end_of_a_send_is_not_noted_for_another_exchange_that_got_its_row(st
 
 
 def anew(store: Store, delivery: Delivery) -> None:
-    store.replace([Replacement(delivery.sequence, a_trace(text="New"), None, ["explorer"])])
+    store.replace([Replacement(delivery.sequence, a_reading(words="New"), None, ["explorer"])])
 
 
 def test_a_new_version_made_amid_a_send_is_unclear_until_that_has_ended(store: Store) -> None:
@@ -131,7 +133,7 @@ def test_a_new_version_made_amid_a_send_is_sent_after_a_clear_end(store: Store, 
     anew(store, delivery)
     moved(store, delivery, end, remote="old", due_at=9e9)
     (row,) = store.deliveries()
-    assert (State.PENDING, False, 0, None, 0.0) == (row.state, row.ambiguous, row.attempts, row.remote, row.due_at)
+    assert (State.PENDING, False, 0, 0.0) == (row.state, row.ambiguous, row.attempts, row.due_at)
     moved(store, row, State.DELIVERED, remote="new")
     assert [row] == store.deliveries()
 
@@ -142,7 +144,7 @@ def test_a_new_version_made_amid_a_send_is_looked_for_after_an_unclear_end(store
     anew(store, delivery)
     moved(store, delivery, State.RETRY_AT, ambiguous=True, due_at=9e9)
     (row,) = store.deliveries()
-    assert (State.RETRY_AT, True, 0, 0.0) == (row.state, row.ambiguous, row.attempts, row.due_at)
+    assert (State.RETRY_AT, True, 0, 9e9) == (row.state, row.ambiguous, row.attempts, row.due_at)
 
 
 def test_a_new_version_made_amid_a_look_is_not_taken_for_what_was_found(store: Store) -> None:
@@ -178,13 +180,13 @@ def test_unparking_goes_on_where_each_delivery_stood(store: Store, clock: Clock)
     )
     moved(store, first, State.PARKED, reason="refused", attempts=1, tried_at=5.0, due_at=9e9)
     moved(store, second, State.PARKED, reason="refused")
-    moved(store, third, State.PARKED, reason="refused", ambiguous=True)
+    moved(store, third, State.PARKED, reason="refused", ambiguous=True, due_at=7.0)
     assert {Lane("k1", "demo"), Lane("k1", "other")} == set(store.unpark("explorer", "k1"))
     assert ["retry_at", "pending", "parked"] == states(store)
     assert [Lane("k2", "demo")] == store.unpark("explorer", None)
     rows = store.deliveries()[::-1]
     assert ["retry_at", "pending", "retry_at"] == states(store)
-    assert [(0.0, None)] * 3 == [(each.due_at, each.reason) for each in rows]
+    assert [(0.0, None), (0.0, None), (7.0, None)] == [(each.due_at, each.reason) for each in rows]
     assert [clock.now, None, None] == [each.tried_at for each in rows]
     assert [False, False, True] == [each.ambiguous for each in rows]
 
@@ -254,7 +256,7 @@ def test_redelivery_begins_anew_and_remembers_what_is_unclear(store: Store) -> N
     assert ["retry_at", "pending", "delivered", "pending"] == states(store)
     head = store.head("explorer", first.lane)
     assert head is not None
-    assert (0, 0, True, None, None, 0.0) == (
+    assert (0, 0, True, None, None, 9e9) == (
         head.attempts,
         head.server_errors,
         head.ambiguous,
@@ -266,12 +268,68 @@ def test_redelivery_begins_anew_and_remembers_what_is_unclear(store: Store) -> N
 
 def test_what_was_delivered_is_redelivered_only_when_asked_for(store: Store) -> None:
     (delivery,) = stored(store, an_item())
-    moved(store, delivery, State.DELIVERED, remote="r", ambiguous=True)
+    moved(store, delivery, State.DELIVERED, remote="r", told_until=5)
     assert Redelivered(0, []) == store.redeliver(states=[State.DEAD, State.PARKED])
     assert Redelivered(1, [("explorer", DEMO)]) == store.redeliver(states=[State.DELIVERED])
     head = store.head("explorer", DEMO)
     assert head is not None
-    assert (State.PENDING, False, None) == (head.state, head.ambiguous, head.remote)
+    assert (State.PENDING, False, "r", 5) == (head.state, head.ambiguous, head.remote, head.told_until)
+
+
+def test_what_never_arrived_is_not_remembered_to_have_been_sent_anywhere(store: Store) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.DEAD, remote="r", told_until=5)
+    store.redeliver(states=[State.DEAD])
+    assert [(None, None)] == [(row.remote, row.told_until) for row in store.deliveries()]
+
+
+def test_what_is_unclear_is_still_looked_for_where_it_was_sent_when_it_begins_anew(store: Store) -> None:
+    (delivery,) = stored(store, an_item())
+    moved(store, delivery, State.SENDING, attempts=1, remote="r", told_until=5)
+    anew(store, delivery)
+    assert [("r", 5, True)] == [(row.remote, row.told_until, row.ambiguous) for row in store.deliveries()]
+
+
+def test_a_trace_that_is_gone_is_forgotten_by_all_of_its_turns_and_no_others(store: Store) -> None:
+    rows = stored(store, *(an_item(f"x{n}", sinks=["explorer", "jsonl"][: 1 + n % 2]) for n in range(4)))
+    for row in rows:
+        moved(store, row, State.DELIVERED, remote="r" if row.exchange < "x3" else "s", told_until=5)
+    store.forget_remote("explorer", "r")
+    assert [None, None, "r", None, "s", "s"] == [row.remote for row in store.deliveries()[::-1]]
+    assert [None, None, 5, None, 5, 5] == [row.told_until for row in store.deliveries()[::-1]]
+
+
+def a_run(store: Store, *order: int) -> None:
+    """Store the calls of one run in this order."""
+    calls = Agent().calls(len(order))
+    for each in order:
+        store.commit([Item(calls[each - 1].record(), calls[each - 1].reading(), None, ["explorer"])])
+
+
+def test_before_a_turn_goes_what_it_follows(store: Store) -> None:
+    a_run(store, 3, 1, 2)
+    for expected in ("a1", "a2", "a3"):
+        head = store.head("explorer", DEMO)
+        assert head is not None
+        assert expected == head.exchange
+        moved(store, head, State.DELIVERED)
+
+
+def test_before_a_retry_goes_the_first_attempt(store: Store) -> None:
+    agent = Agent()
+    first, retry = agent.call(name="x", complete=False), agent.call(name="y")
+    store.commit([Item(call.record(), call.reading(), None, ["explorer"]) for call in (retry, first)])
+    head = store.head("explorer", DEMO)
+    assert head is not None
+    assert "x" == head.exchange
+
+
+def test_a_turn_does_not_wait_for_one_that_is_settled_or_another_sinks(store: Store) -> None:
+    a_run(store, 2, 1)
+    moved(store, store.deliveries(limit=1)[0], State.DEAD)
+    head = store.head("explorer", DEMO)
+    assert head is not None
+    assert "a2" == head.exchange
 
 
 def test_redelivery_can_be_restricted(store: Store) -> None:

@@ -17,7 +17,8 @@ from sidestream.errors import SidestreamError
 from sidestream.store.faults import StoreCorrupt, StoreUnavailable
 from sidestream.store.rows import Item, Position
 from sidestream.store.store import Store
-from stored import Clock, a_record, a_trace, an_item, stored
+from sidestream.traces.model import Unit
+from stored import Clock, a_reading, a_record, a_run, an_item, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,7 @@ WRITER = """
 import pathlib, sys
 from sidestream.store.rows import Position
 from sidestream.store.store import Store
+from sidestream.traces.model import Unit
 from stored import an_item
 
 store = Store.open(pathlib.Path(sys.argv[1]))
@@ -50,7 +52,11 @@ def with_damaged_pages(path: Path) -> None:
     """A store whose first pages are fine, so that it opens, and whose rows are not."""
     store = Store.open(path)
     stored(
-        store, *(Item(a_record(f"x{n}", request_chunks=(os.urandom(9000),)), a_trace(), None, ["a"]) for n in range(20))
+        store,
+        *(
+            Item(a_record(f"x{n}", request_chunks=(os.urandom(9000),)), a_reading(f"x{n}"), None, ["a"])
+            for n in range(20)
+        ),
     )
     store.close()
     size = path.stat().st_size // 2
@@ -96,7 +102,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing_half_done
         assert {"a": {"pending": len(seen)}, "b": {"pending": len(seen)}} == store.counts()
         assert len(seen) * 2 == len(store.deliveries(limit=1_000_000))
         for delivery in store.deliveries(sink="a", limit=1_000_000):
-            assert delivery.exchange == store.trace(delivery.sequence).id
+            assert delivery.exchange == store.turn(delivery, Unit.TURN).id
         store.close()
 
 
@@ -142,7 +148,7 @@ def test_a_reader_sees_what_its_owner_commits_and_changes_nothing(path: Path) ->
     stored(store, an_item("x2"))
     assert store.deliveries() == reader.deliveries()
     assert a_record("x2") == reader.record(2)
-    assert a_trace("x2") == reader.trace(2)
+    assert a_reading("x2").turn().messages == reader.turn(store.deliveries()[0], Unit.TURN).messages
     assert store.counts() == reader.counts()
     with pytest.raises(StoreUnavailable):
         reader.commit([an_item("x3")])
@@ -165,7 +171,7 @@ def test_a_full_disk_fails_the_whole_commit_and_the_next_one_works(path: Path) -
     database = store._database  # noqa: SLF001  # there is no other way to a full disk that works everywhere
     ((pages,),) = database.rows("PRAGMA page_count")
     database.rows(room.format(pages + 5))
-    large = Item(a_record("x3", request_chunks=(os.urandom(200_000),)), a_trace("x3"), None, ["explorer"])
+    large = Item(a_record("x3", request_chunks=(os.urandom(200_000),)), a_reading("x3"), None, ["explorer"])
     with pytest.raises(StoreUnavailable):
         store.commit([an_item("x2"), large], positions={"r": Position(1, 2)})
     assert (1, {}, {"explorer": {"pending": 1}}) == (store.count(), store.positions(), store.counts())
@@ -243,3 +249,40 @@ def test_a_store_that_was_put_in_the_place_of_another_is_gone_on_with(tmp_path: 
 
 def test_a_store_in_memory_is_never_gone() -> None:
     assert not Store.open(None).gone()
+
+
+def test_a_run_is_one_trace_though_the_store_was_closed_in_the_middle(path: Path) -> None:
+    items = a_run("r", 40, ["explorer"])
+    for part in (items[:20], items[20:]):
+        store = Store.open(path)
+        store.commit(part)
+        store.close()
+    reader = Store.open_reader(path)
+    turns = [reader.turn(delivery, Unit.TURN) for delivery in reader.deliveries()[::-1]]
+    assert [("r-0", number) for number in range(1, 41)] == [(turn.trace, turn.number) for turn in turns]
+    assert [item.record for item in items] == [record for _, record in reader.exchanges()]
+    reader.close()
+
+
+def test_what_a_sink_is_told_goes_by_its_unit(path: Path) -> None:
+    store = Store.open(path)
+    items = a_run("r", 3, ["explorer"])
+    *_, last = stored(store, *items)
+    reading = items[2].reading
+    assert reading is not None
+    assert reading == store.reading(3)
+    assert reading.turn() == store.turn(last, Unit.EXCHANGE)
+    assert reading.turn().messages[-2:] == store.turn(last, Unit.TURN).messages
+    assert 6 + 1 == len(store.turn(last, Unit.TRACE).messages)
+    store.close()
+
+
+def test_a_trace_that_is_gone_at_its_destination_is_forgotten(path: Path) -> None:
+    store = Store.open(path)
+    (delivery,) = stored(store, an_item())
+    delivery.remote, delivery.told_until = "r", 5
+    store.save([delivery])
+    store.forget_remote("explorer", "r")
+    (after,) = store.deliveries()
+    assert (None, None) == (after.remote, after.told_until)
+    store.close()

@@ -36,6 +36,9 @@ class Client:
     async def push(self, *messages: Any, **more: Any) -> tuple[int, Any]:
         return await self.call("POST", "push/trace", {"messages": [list(messages)], "dataset": "demo", **more})
 
+    async def append(self, trace: str, **more: Any) -> tuple[int, Any]:
+        return await self.call("POST", f"trace/{trace}/messages", {"messages": [HELLO]}, **more)
+
     async def pushed(self, *messages: Any, **more: Any) -> str:
         status, reply = await self.push(*messages, **more)
         assert status == 200
@@ -224,6 +227,36 @@ async def test_two_appends_at_a_time_to_one_trace_freeze_the_server(explorer: Fa
     assert explorer.frozen
     with pytest.raises(TimeoutError):
         await client.call("GET", "user/identity", timeout=aiohttp.ClientTimeout(total=0.1))
+
+
+async def test_an_append_goes_on_when_its_client_has_left(explorer: FakeExplorer, client: Client) -> None:
+    trace = await client.pushed(HELLO)
+    explorer.append_seconds = 0.1
+    with pytest.raises(TimeoutError):
+        await client.append(trace, timeout=aiohttp.ClientTimeout(total=0.03))
+
+    assert 1 == explorer.appending
+    assert [trace] == await explorer.wait_for_appends(1)
+    assert (0, 1, 2) == (explorer.appending, explorer.most_appending, len(explorer.traces[0].messages))
+
+
+async def test_an_append_that_meets_one_whose_client_has_left_freezes_the_server(
+    explorer: FakeExplorer, client: Client
+) -> None:
+    trace = await client.pushed(HELLO)
+    explorer.append_seconds = 0.1
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await client.append(trace, timeout=aiohttp.ClientTimeout(total=0.03))
+    assert explorer.frozen
+
+
+async def test_a_failure_can_be_of_appends_alone(explorer: FakeExplorer, client: Client) -> None:
+    explorer.fail_next(413, path="/messages")
+    trace = await client.pushed(HELLO)
+
+    assert [413, 200] == [(await client.append(trace))[0] for _ in range(2)]
+    assert 2 == len(explorer.traces[0].messages)
 
 
 async def test_scripted_failures_come_in_order_and_then_all_is_well(explorer: FakeExplorer, client: Client) -> None:

@@ -31,24 +31,23 @@ def show_setting(screen: Screen, provider_url: str, base_url: str, key: str, tra
     screen.heading("The run", "as it streams")
 
 
-def show_traces(screen: Screen, traces: Sequence[PushedTrace]) -> None:
-    """The last trace, which has the whole run, message by message; of the others that they came."""
-    screen.heading("The traces", f"{len(traces)} arrived at the Explorer, one per call; this is the last")
-    *others, last = sorted(traces, key=lambda trace: str(trace.metadata["started_at"]))
-    for message in last.messages:
+def show_trace(screen: Screen, trace: PushedTrace, calls: int) -> None:
+    """The whole run, message by message, and what is known of its turns."""
+    screen.heading("The trace", f"{calls} calls, each with all of its history, became one at the Explorer")
+    turns: list[dict[str, Any]] = []
+    for message in trace.messages:
         texts = _lines_of(message)
         for label, text in zip_longest([message["role"]], texts, fillvalue=""):
             screen.paragraph(label, _cut(text, screen.width - INDENT), DIM if message["role"] == "thinking" else "")
-    facts = last.metadata
-    screen.paragraph(
-        "metadata",
-        f"model {facts['model']} · stop_reason {facts['stop_reason']} · "
-        f"usage {facts['usage']['input_tokens']} in, {facts['usage']['output_tokens']} out · "
-        f"time_to_first_byte {1000 * facts['time_to_first_byte']:.0f} ms · outcome {facts['outcome']}",
-        DIM,
-    )
-    counts = ", ".join(str(len(trace.messages)) for trace in others)
-    screen.paragraph("", f"Messages in the others, which have the run so far: {counts}", DIM)
+        if "sidestream" in (facts := message.get("metadata") or {}):
+            turns.append(facts)
+    for facts in turns:
+        turn, usage = facts["sidestream"], facts["usage"]
+        screen.paragraph(
+            f"turn {turn['turn']}",
+            f"{turn['rule']} · {usage['input_tokens']} in, {usage['output_tokens']} out · {facts['stop_reason']}",
+            DIM,
+        )
 
 
 def show_proof(screen: Screen, sent: Sequence[Call], seen: Sequence[Call]) -> bool:

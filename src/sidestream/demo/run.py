@@ -1,4 +1,4 @@
-"""``sidestream demo``: an agent run through the gateway, its traces at an Explorer, and the proof that nothing changed.
+"""``sidestream demo``: an agent run through the gateway, its trace at an Explorer, and the proof that nothing changed.
 
 The environment variable SIDESTREAM_DEMO_PACE stretches the model's pauses: 1 by default, 0 for none.
 """
@@ -18,11 +18,11 @@ from sidestream.demo import DemoFailed
 from sidestream.demo.agent import Agent
 from sidestream.demo.gateway import gateway
 from sidestream.demo.provider import KEY, ScriptedProvider
-from sidestream.demo.report import show_promises, show_proof, show_setting, show_traces
+from sidestream.demo.report import show_promises, show_proof, show_setting, show_trace
 from sidestream.demo.screen import Screen
 from sidestream.testing import FakeExplorer
 
-_SECONDS_FOR_TRACES: Final = 10
+_SECONDS_FOR_TURNS: Final = 10
 _LOG_LINES: Final = 20
 
 
@@ -52,19 +52,19 @@ async def _demo(screen: Screen, folder: Path, pace: float) -> int:
             agent = Agent(base_url, f"{KEY};invariant-auth={trace_key}", screen)
             answer = await agent.run()
             try:
-                traces = await explorer.wait_for(len(agent.calls), _SECONDS_FOR_TRACES)
+                await explorer.wait_for_requests(len(agent.calls), _SECONDS_FOR_TURNS)
             except TimeoutError as error:
-                raise DemoFailed(f"not every trace arrived: {error}") from None
-        log = (folder / "gateway.log").read_text()
-    show_traces(screen, traces)
+                raise DemoFailed(f"not every turn arrived: {error}") from None
+        log, traces = (folder / "gateway.log").read_text(), explorer.traces
+    if not traces:
+        raise DemoFailed("no trace arrived")
+    show_trace(screen, traces[0], len(agent.calls))
     promises = {
-        "The last trace holds the run to its last word.": any(
-            trace.messages[-1]["content"] == answer for trace in traces
-        ),
+        "One trace holds the run to its last word.": [answer] == [trace.messages[-1]["content"] for trace in traces],
         "The provider got its own key, and never the Explorer's.": all(
             ("x-api-key", KEY) in call.headers and not call.mentions(trace_key) for call in provider.calls
         ),
-        "The Explorer got its own, with every trace.": {trace.key for trace in traces} == {trace_key},
+        "The Explorer got its own.": {trace.key for trace in traces} == {trace_key},
         "The gateway's log has neither.": KEY not in log and trace_key not in log,
     }
     whole = show_proof(screen, agent.calls, provider.calls)

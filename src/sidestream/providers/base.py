@@ -12,15 +12,49 @@ from typing import Any, Protocol
 import msgspec
 
 
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a request, or an answer: as a trace shows it, and what it is known by when a client sends it back.
+
+    `text` and `units` leave out all that clients and SDKs are known to change on the way: two messages that mean the
+    same have the same, in whatever form they were sent. Messages of one role that follow one another are one, so the
+    `text` of both is what the joined message has, and so are the `units`.
+    """
+
+    role: str
+    shown: list[dict[str, Any]]
+    """Trace messages; at least one."""
+    text: str = ""
+    """What an assistant said, without any white space; "" for the other roles, whose text is among the units."""
+    units: tuple[bytes, ...] = ()
+    """A digest of each block that counts, in order; of an assistant's, those that are not text."""
+    outline: tuple[bytes, ...] | None = None
+    """The `units` without what clients clear from old messages: the results of tools. None where it is the same."""
+    compaction: bytes = b""
+    """If it holds what the provider has made of the history before it: a digest of that."""
+
+
 class Understood(msgspec.Struct, kw_only=True):
-    """One exchange, read: trace messages and the provider's own facts, verbatim.
+    """One exchange, read: what was said, and the provider's own facts, verbatim.
 
     `message_complete` says that the answer is whole, whatever became of the transport. `error` is the provider's error
     object where it sent one (an HTTP error body, or an error event in mid-stream). `extras` keeps what no rule knew:
     unknown events, blocks and deltas.
     """
 
-    messages: list[dict[str, Any]]
+    system: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """The system prompt as trace messages: one, or none."""
+    asked: list[Said] = msgspec.field(default_factory=list)
+    answer: Said | None = None
+    previous: str | None = None
+    """The id of the answer that the request goes on from, where the provider keeps the history."""
+    tools: list[Any] = msgspec.field(default_factory=list)
+    """Their definitions, as the client sent them."""
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    """The request's other fields, without any that may hold a credential."""
+    openings: list[str] = msgspec.field(default_factory=list)
+    """The texts of the first message, if it is a user's: each block's, and, where there are several, all joined."""
+    arguments: list[str] = msgspec.field(default_factory=list)
+    """Texts that the answer's tool calls pass on: what a sub-agent may be asked."""
     message_complete: bool = False
     id: str | None = None
     model: str | None = None
@@ -28,6 +62,12 @@ class Understood(msgspec.Struct, kw_only=True):
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     extras: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All of it as trace messages: system, history and answer."""
+        said = [*self.asked, *([self.answer] if self.answer is not None else [])]
+        return [*self.system, *(message for each in said for message in each.shown)]
 
 
 class Provider(Protocol):

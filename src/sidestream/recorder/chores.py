@@ -1,4 +1,4 @@
-"""What an operator asks for: deliver again, prune, read again. The same with a running recorder and without one."""
+"""What is done to a whole store: prune, read again. The same with a running recorder and without one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidestream.errors import SidestreamError
-from sidestream.recorder.ingestion import understood, wanted
+from sidestream.recorder.ingestion import accepting, understood
 from sidestream.store.rows import Pruned, Replacement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from sidestream.providers.base import Provider
     from sidestream.sinks.base import Sink
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 50
 _BYTES_AT_ONCE = 16 << 20
+_UNREAD_AT_ONCE = 10
 _PAGES = 2000
 _PAGE_BYTES = 4096
 
@@ -61,9 +62,10 @@ async def reprocess(
     redeliver: bool,
     wake: Callable[[str, Lane], None] = lambda _name, _lane: None,
 ) -> AsyncIterator[Progress]:
-    """Read what is stored again, with today's converter.
+    """Read what is stored again, with today's converter, today's rules and today's prices.
 
-    Nothing is sent again unless `redeliver` says so; then `wake` is told the sinks and lanes that have something.
+    Each turn's place in its conversation is found anew, among those before it; so it goes in order. Nothing is sent
+    again unless `redeliver` says so; then `wake` is told the sinks and lanes that have something.
     """
     store = shelf.store
     total = await shelf.call(store.count, dataset=dataset, since=since)
@@ -75,8 +77,23 @@ async def reprocess(
         for name, lane in await shelf.call(store.replace, replacements):
             wake(name, lane)
         done += len(page)
-        failed += sum(replacement.trace is None for replacement in replacements)
+        failed += sum(replacement.reading is None for replacement in replacements)
         yield Progress(done, max(total, done), failed)
+
+
+async def catch_up(shelf: Shelf, providers: Mapping[str, Provider]) -> AsyncGenerator[int, None]:
+    """Read what an earlier version stored, and this one has not read yet; how many at a time. Nothing is sent by it.
+
+    It can be left between two of them, and the rest is read the next time.
+    """
+    last = 0
+    while page := await shelf.patiently(shelf.store.unread, _UNREAD_AT_ONCE):
+        if page[0][0] <= last:  # none comes twice, or this would never end
+            return
+        last = page[-1][0]
+        replacements = await asyncio.to_thread(_read_again, page, providers, ())
+        await shelf.patiently(shelf.store.replace, replacements)
+        yield len(page)
 
 
 async def _next_page(shelf: Shelf, rows: Iterator[tuple[int, Record]]) -> list[tuple[int, Record]]:
@@ -103,7 +120,7 @@ def _read_again(
 ) -> list[Replacement]:
     replacements = []
     for sequence, record in page:
-        trace, error = understood(record, providers)
-        again = [sink.name for sink in sinks if trace is not None and wanted(sink, trace)]
-        replacements.append(Replacement(sequence, trace, error, again))
+        reading, error = understood(record, providers)
+        again = accepting(sinks, reading.turn()) if reading is not None and sinks else []
+        replacements.append(Replacement(sequence, reading, error, again))
     return replacements

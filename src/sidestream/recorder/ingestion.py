@@ -15,6 +15,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import structlog
 
 from sidestream.errors import SidestreamError
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     from sidestream.sinks.base import Sink
     from sidestream.store.reading import Batch
     from sidestream.store.shelf import Shelf
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Reading, Turn
     from sidestream.traces.record import Record
 
 log = structlog.get_logger()
 
 _MOST_BYTES = 8 << 20
 _MOST_UNDERSTOOD = 32 << 20
-"""Bytes that the traces of one portion take, about, and with its last one more."""
+"""Bytes that the readings of one portion take, about, and with its last one more."""
 _POLL = 0.05
 _PLENTY = 1 << 20
 """Bytes of a batch from which on the next is read at once."""
@@ -136,26 +137,29 @@ class Ingestion:
         items: list[Item] = []
         size = 0
         while records and size < _MOST_UNDERSTOOD:
-            item = self._item(records.popleft())
+            item, held = self._item(records.popleft())
             items.append(item)
-            size += memory_of(item.trace) if item.trace is not None else 0
+            size += held
         return items
 
     def _tell(self, new: list[Item]) -> None:
         """These are in the store now."""
         self.received += len(new)
-        self.failed += sum(item.trace is None for item in new)
-        self.understood += sum(item.trace is not None for item in new)
+        self.failed += sum(item.reading is None for item in new)
+        self.understood += sum(item.reading is not None for item in new)
         for sink in self._sinks:
             lanes = {Lane(item.record.fingerprint, item.record.dataset) for item in new if sink.name in item.sinks}
             if lanes:
                 self._stored(sink.name, lanes)
 
-    def _item(self, record: Record) -> Item:
-        trace, error = understood(record, self._providers)
-        if trace is None:
-            return Item(record, None, error, ())
-        return Item(record, trace, None, [sink.name for sink in self._sinks if wanted(sink, trace)])
+    def _item(self, record: Record) -> tuple[Item, int]:
+        """What is understood of a record, and about how many bytes of memory that takes."""
+        reading, error = understood(record, self._providers)
+        if reading is None:
+            return Item(record, None, error, ()), 0
+        turn = reading.turn()
+        all_of_it = msgspec.structs.replace(turn, messages=[*turn.messages, *reading.tools])
+        return Item(record, reading, None, accepting(self._sinks, turn)), memory_of(all_of_it)
 
     async def _commit(self, items: list[Item], **about: Any) -> list[Item]:
         if (new := await self._tried(items, **about)) is not None:
@@ -195,8 +199,8 @@ class Ingestion:
             log.error("store_write_failed", error=type(error).__name__, where=where(error))
 
 
-def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Trace | None, str | None]:
-    """The trace of a record, or what kind of exception kept it from being one: a defect of ours, logged."""
+def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Reading | None, str | None]:
+    """What is read out of a record, or what kind of exception kept it from being read: a defect of ours, logged."""
     try:
         return understand(record, providers[record.provider]), None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # the next record is due
@@ -204,10 +208,12 @@ def understood(record: Record, providers: Mapping[str, Provider]) -> tuple[Trace
         return None, type(error).__name__
 
 
-def wanted(sink: Sink, trace: Trace) -> bool:
-    """Whether a sink accepts a trace; a bug in there means no, logged."""
-    try:
-        return sink.accepts(trace)
-    except Exception as error:  # noqa: BLE001  # a plugin's bug; the other sinks are due
-        log.error("sink_accepts_failed", sink=sink.name, error=type(error).__name__, where=where(error))
-        return False
+def accepting(sinks: Sequence[Sink], turn: Turn) -> list[str]:
+    """The names of the sinks that accept an exchange, by itself and whole; a bug in there means no, logged."""
+    names = []
+    for sink in sinks:
+        try:
+            names += [sink.name] if sink.accepts(turn) else []
+        except Exception as error:  # noqa: BLE001  # a plugin's bug; the other sinks are due
+            log.error("sink_accepts_failed", sink=sink.name, error=type(error).__name__, where=where(error))
+    return names

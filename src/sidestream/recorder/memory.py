@@ -1,4 +1,7 @@
-"""Exchanges through memory, where no journal is kept: an intake for the relay that is also the recorder's source."""
+"""Exchanges through memory, where no journal is kept: an intake for the relay that is also the recorder's source.
+
+The store is in memory, too. What has been delivered leaves it at once, but for what later turns are placed by.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,24 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sidestream.store.reading import Batch
+from sidestream.store.rows import State
 from sidestream.traces.entries import Entry, Kind
 from sidestream.traces.gathering import Gathering
 
 if TYPE_CHECKING:
     import asyncio
 
+    from sidestream.store.shelf import Shelf
+
 log = structlog.get_logger()
+
+_KEPT = 10_000
+"""Turns that have been delivered, of which what later ones are placed by is kept: most take about 2 KB."""
+_KEPT_BYTES = 64 << 20
+"""Where they take more than this, it is fewer."""
+_GIVEN_UP_AT_ONCE = 10_000
+_NO_ROOM = "there was no room in memory for it"
+_PAGES = 10_000
 
 
 class Memory:
@@ -160,3 +174,40 @@ class Memory:
         for reason, count in self._dropping.items():
             log.warning("captures_dropped", reason=reason, count=count)
         self._dropping.clear()
+
+
+class Clearing:
+    """Lets go of what has been delivered, and tells `memory` what has not: that counts against the memory there is."""
+
+    def __init__(self, memory: Memory, shelf: Shelf) -> None:
+        self._memory = memory
+        self._shelf = shelf
+        self._kept = _KEPT
+
+    async def clear(self) -> None:
+        """Do so now. What waits for somebody makes room for what can be delivered."""
+        call, store = self._shelf.call, self._shelf.store
+        gone = await call(store.discard_finished, keep=self._kept)
+        held, exchanges = await call(store.unfinished)
+        if self._memory.crowded(held):
+            self._memory.drop("parked", await call(self._give_up_parked))
+            gone += await call(store.discard_finished, keep=self._kept)
+            held, exchanges = await call(store.unfinished)
+        if gone:
+            await call(store.vacuum, _PAGES)
+        self._memory.stands(held, exchanges)
+        self._adapt(await call(store.held_bytes) - 2 * held)  # a store takes more than what it was given
+
+    def _give_up_parked(self) -> int:
+        """In the store's thread: give up the older half of what is parked; of how many exchanges."""
+        store = self._shelf.store
+        parked = store.deliveries(states=[State.PARKED], limit=_GIVEN_UP_AT_ONCE)
+        older = parked[len(parked) // 2 :]
+        for each in older:
+            each.state, each.reason = State.DEAD, _NO_ROOM
+        store.save(older)
+        return len({each.sequence for each in older})
+
+    def _adapt(self, kept_bytes: int) -> None:
+        """Some have thousands of messages, or long answers that were cut off: then fewer are kept."""
+        self._kept = self._kept // 2 if kept_bytes > _KEPT_BYTES else min(2 * self._kept + 1, _KEPT)

@@ -17,7 +17,7 @@ from sidestream.errors import SidestreamError
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
 from sidestream.recorder.ingestion import Ingestion
-from sidestream.recorder.memory import Memory
+from sidestream.recorder.memory import Clearing, Memory
 from sidestream.sinks.delivery import Deliverer
 from sidestream.tasks import spawn, where
 
@@ -38,7 +38,6 @@ _PAUSE = 0.05
 _PAUSE_IN_MEMORY = 0.005
 _KEEP_HOUSE_EVERY = 60.0
 _CLEAR_MEMORY_EVERY = 0.25
-_PAGES = 10_000
 
 
 class Plane:
@@ -66,18 +65,13 @@ class Plane:
         self._ingesting: asyncio.Task[None] | None = None
         self._stopping = False
         self._house: asyncio.Task[None] | None = None
-        self._empty = 0
-        """Bytes of a store in memory with nothing in it."""
+        self._clearing = Clearing(source, shelf) if isinstance(source, Memory) else None
         self._facts: dict[str, Any] = {}
 
     async def start(self) -> None:
-        """Begin to take in, and to deliver."""
+        """Begin to take in, and to deliver; both when what an earlier version has stored is read."""
         await self.shelf.patiently(self.shelf.store.forget_sinks, [sink.name for sink in self.sinks])
-        if isinstance(self._source, Memory):
-            self._empty = await self.shelf.call(self.shelf.store.held_bytes)
-        for deliverer in self._deliverers.values():
-            await deliverer.start()
-        self._ingesting = spawn(self._ingestion.run(), name="ingestion")
+        self._ingesting = spawn(self._ingest(), name="ingestion")
         self._house = spawn(self._keep_house(), name="house-keeping")
 
     async def until(self, stopping: asyncio.Event) -> None:
@@ -106,8 +100,8 @@ class Plane:
         await asyncio.gather(*(deliverer.stop(left) for deliverer in self._deliverers.values()))
         self._ingestion.close()
         try:
-            if isinstance(self._source, Memory):
-                await self._clear_memory(self._source)
+            if self._clearing:
+                await self._clearing.clear()
             await self.shelf.close()
         except SidestreamError as error:
             log.warning("store_not_closed", error=type(error).__name__, where=where(error))
@@ -153,17 +147,37 @@ class Plane:
             self._facts = {"deliveries": counts, "store_bytes": await self.shelf.call(self.shelf.store.size)}
         self._facts |= {"backlog_bytes": backlog, "oldest_unread_seconds": oldest or 0.0}
 
+    async def _ingest(self) -> None:
+        if not await self._caught_up():
+            return
+        for deliverer in self._deliverers.values():
+            await deliverer.start()
+        await self._ingestion.run()
+
+    async def _caught_up(self) -> bool:
+        """After an upgrade, read what an earlier version has stored; False where it is to stop before that is done."""
+        count = 0
+        async with contextlib.aclosing(chores.catch_up(self.shelf, PROVIDERS)) as pages:
+            async for page in pages:
+                count += page
+                if self._stopping:
+                    break
+        if not count:
+            return True
+        left = await self.shelf.patiently(self.shelf.store.unread, 1) if self._stopping else []
+        log.info("store_read_again", count=count, complete=not left)
+        return not left
+
     def _stored(self, name: str, lanes: set[Lane]) -> None:
         self._deliverers[name].wake(lanes)
 
     async def _keep_house(self) -> None:
-        memory = self._source if isinstance(self._source, Memory) else None
         failing = False
         while True:
-            await asyncio.sleep(_CLEAR_MEMORY_EVERY if memory else _KEEP_HOUSE_EVERY)
+            await asyncio.sleep(_CLEAR_MEMORY_EVERY if self._clearing else _KEEP_HOUSE_EVERY)
             try:
-                if memory:
-                    await self._clear_memory(memory)
+                if self._clearing:
+                    await self._clearing.clear()
                 elif self._retention:
                     pruned = await chores.prune(self.shelf, self._retention.age, self._retention.bytes)
                     self.pruned += pruned.exchanges
@@ -173,20 +187,6 @@ class Plane:
                 failing = True
             else:
                 failing = False
-
-    async def _clear_memory(self, memory: Memory) -> None:
-        """Let go of what has been delivered; what has not counts against the memory that there is."""
-        call, store = self.shelf.call, self.shelf.store
-        gone = await call(store.discard_finished)
-        held = max(await call(store.held_bytes) - self._empty, 0)
-        if memory.crowded(held):  # what waits for somebody must not keep out what can be delivered
-            parked = await call(store.prune, age=0.0, max_bytes=None)
-            gone += parked.exchanges
-            memory.drop("parked", parked.exchanges)
-            held = max(await call(store.held_bytes) - self._empty, 0)
-        if gone:
-            await call(store.vacuum, _PAGES)
-        memory.stands(held, await call(store.count))
 
 
 async def _cancel(*tasks: asyncio.Task[None] | None) -> None:

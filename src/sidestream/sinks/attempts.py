@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sidestream.errors import Ambiguous, DeliveryError, Retryable, Unauthorized
+from sidestream.errors import Ambiguous, DeliveryError, Gone, Retryable, Unauthorized
 from sidestream.sinks import policy as rules
 from sidestream.sinks.base import Found, Sink
 from sidestream.store.rows import State
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sidestream.sinks.telling import Telling
     from sidestream.sinks.visits import Pick
     from sidestream.store.rows import Delivery, Lane
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
 
 _log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class _Work:
 
     pick: Pick
     delivery: Delivery
-    trace: Trace
+    turn: Turn
     looking: bool
     over: bool = False
 
@@ -82,9 +82,9 @@ class Attempts:
         """Those under way."""
         return list(self._works.values())
 
-    def begin(self, pick: Pick, delivery: Delivery, trace: Trace) -> None:
+    def begin(self, pick: Pick, delivery: Delivery, turn: Turn) -> None:
         """Send this row, or look for it."""
-        work = _Work(pick, delivery, trace, looking=delivery.ambiguous)
+        work = _Work(pick, delivery, turn, looking=delivery.ambiguous)
         self._works[work] = spawn(self._carry(work), name=f"{self._sink.name} {delivery.exchange}")
 
     def cancel(self) -> None:
@@ -130,8 +130,8 @@ class Attempts:
     async def _try(self, work: _Work) -> Found | None:
         """Where it is; None if it was looked for, and is not there."""
         if not work.looking:
-            return Found(await self._sink.deliver(work.trace, work.pick.credential, work.delivery.attempts))
-        found = await self._sink.find(work.trace, work.pick.credential)
+            return Found(await self._sink.deliver(work.turn, work.pick.credential, work.delivery.attempts))
+        found = await self._sink.find(work.turn, work.pick.credential)
         if not isinstance(found, Found | None):
             raise TypeError("find must return a Found or None")
         return found
@@ -159,6 +159,10 @@ class Attempts:
             rules.park(delivery, rules.refusal(work.key))
             rest = self._policy.refused_rest
             self._choosing.lanes.ready.extend(self._choosing.breakers.refused(work.key, _time(), rest))
+        elif isinstance(error, Gone):
+            self._answered(work)
+            wait = self._policy.wait(delivery.attempts)
+            rules.gone(delivery, wait, now, self._policy, looked_for=work.looking)
         else:
             wait = self._wait_after(work, error)
             fail = rules.look_failed if work.looking else rules.failed
@@ -178,7 +182,7 @@ class Attempts:
             self._answered(work)
             return self._policy.wait(work.delivery.server_errors + 1)
         failures, opened = self._choosing.breakers.failed(work.key, work.lane)
-        wait = self._policy.wait(failures, error.after if isinstance(error, Retryable) else None)
+        wait = self._policy.wait(failures, error.after)
         self._choosing.breakers.hold(work.key, work.lane, _time() + wait)
         if opened:
             _log.warning("sink_breaker_opened", sink=self._sink.name, fingerprint=work.key, error=str(error))

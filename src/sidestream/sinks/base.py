@@ -1,7 +1,8 @@
-"""A destination of traces: the one small class that a new one subclasses.
+"""A destination of what agents and models say: the one small class that a new one subclasses.
 
-A sink knows how to deliver one trace, and how to find out whether an earlier attempt arrived. It holds no queue and no
-state: deliveries are rows of the store, and when what is tried again is `sidestream.sinks.delivery`'s business.
+A sink knows how to deliver one turn of a conversation, and how to find out whether an earlier attempt arrived. It
+holds no queue: deliveries are rows of the store, and when what is tried again is the business of
+`sidestream.sinks.delivery`.
 """
 
 from __future__ import annotations
@@ -14,36 +15,39 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import msgspec
 
 from sidestream.errors import Ambiguous
+from sidestream.traces.model import Reading, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sidestream.options import Secret
-    from sidestream.traces.model import Message, Trace
+    from sidestream.traces.model import Message, Turn
 
 _MEASURED_PER_LEVEL = 2_000
 
 
 class Found(NamedTuple):
-    """A trace that has arrived before; `remote` is what the destination calls it, where it says so."""
+    """A turn that has arrived before; `remote` is what the destination calls its trace, where it says so."""
 
     remote: str | None = None
 
 
 class Sink(ABC):
-    """One destination of traces. A subclass writes `deliver`, and its options as keyword-only constructor parameters.
+    """One destination. A subclass writes `deliver`, and its options as keyword-only constructor parameters.
 
-    There is no constructor to call. Each trace is delivered at least once; `find` makes that exactly once.
+    There is no constructor to call. Each turn is delivered at least once; `find` makes that exactly once.
     """
 
     name: str
     """The class's name in lower case, unless something better is set."""
+    unit: Unit = Unit.TURN
+    """What is delivered at a time: what a call added, the same for traces that grow there, or all of the call."""
     concurrency: int = 1
-    """Deliveries at the same time. Traces of one key and dataset are always delivered one after the other."""
+    """Deliveries at the same time. Turns of one key and dataset are always delivered one after the other."""
     settle: float = 10.0
     """Seconds for which the destination may still be busy with a request whose end was not seen."""
     per_key: ClassVar[bool] = True
-    """Whether the key of a call decides where its trace goes: then a key in trouble does not hold up the others."""
+    """Whether the key of a call decides where its turn goes: then a key in trouble does not hold up the others."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -52,11 +56,11 @@ class Sink(ABC):
 
     @property
     def needs_trace_key(self) -> bool:
-        """Whether only traces of calls that brought a key along can be delivered."""
+        """Whether only turns of calls that brought a key along can be delivered."""
         return False
 
-    def accepts(self, trace: Trace) -> bool:  # noqa: ARG002 (for subclasses)
-        """Whether this sink wants `trace` at all."""
+    def accepts(self, turn: Turn) -> bool:  # noqa: ARG002 (for subclasses)
+        """Whether this sink wants a call at all. `turn` is the call by itself, with all of its history."""
         return True
 
     async def open(self) -> None:  # noqa: B027 (optional)
@@ -66,31 +70,33 @@ class Sink(ABC):
         """Release it; called once, after the last delivery, and given a second."""
 
     @abstractmethod
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
-        """Deliver `trace`; returns what the destination calls it, if it says so.
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+        """Deliver `turn`; returns what the destination calls its trace, if it says so.
 
         Raises `Retryable` (certainly not delivered, later it may be), `Ambiguous` (nobody knows whether it was),
-        `Unauthorized` (not with this key) or `Undeliverable` (never), with messages free of secrets and raw input.
+        `Unauthorized` (not with this key), `Gone` (`Turn.remote` is not there any more) or `Undeliverable` (never),
+        with messages free of secrets and raw input.
         `credential` is the key that the call brought along, None if there is none or it is not known any more.
         `attempt` counts from 1.
         """
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:  # noqa: ARG002 (for subclasses)
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:  # noqa: ARG002 (for subclasses)
         """Whether an earlier attempt, of which nobody knows, did arrive. None: it did not, and is sent again.
 
-        Raises `Retryable` when the destination cannot be asked now, and `Ambiguous` when it cannot be told, as by
-        default: such a trace is parked until a person decides.
+        Raises `Retryable` when the destination cannot be asked now, `Gone` when it does not have `Turn.remote` any
+        more, and `Ambiguous` when it cannot be told, as by default: such a turn is parked until a person decides.
         """
         raise Ambiguous("the sink cannot tell what has arrived")
 
 
-def memory_of(trace: Trace) -> int:
-    """About how many bytes of memory `trace` holds.
+def memory_of(said: Turn | Reading) -> int:
+    """About how many bytes of memory the messages and the metadata of `said` hold.
 
     Strings are not looked into, so megabytes of base64 cost nothing to measure. As this runs on the event loop,
     at most 2,000 values of each level of nesting are looked at, evenly spaced; each then stands for its neighbours.
     """
-    level: list[Any] = [trace.messages, trace.metadata]
+    turn = said.turn() if isinstance(said, Reading) else said
+    level: list[Any] = [turn.messages, turn.metadata]
     total = weight = 1.0
     while level:
         if len(level) > _MEASURED_PER_LEVEL:

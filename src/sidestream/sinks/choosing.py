@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidestream.options import Secret
     from sidestream.sinks.base import Sink
     from sidestream.sinks.policy import Policy
-    from sidestream.sinks.visits import Turn
+    from sidestream.sinks.visits import Visit
     from sidestream.store.rows import Lane
 
 _MOST_AWAITED = 10_000
@@ -56,7 +56,7 @@ class Choosing:
         self._awaited.clear()
 
     def first(self) -> list[tuple[str | None, list[str]]]:
-        """What is parked and has another chance at a start, as in `Turn.unparks`."""
+        """What is parked and has another chance at a start, as in `Visit.unparks`."""
         everybody = [REFUSED_OWN_KEY] if self._needs_key else [REFUSED_OWN_KEY, NO_KEY, KEYLESS]
         return [(None, everybody), *((fingerprint, [NO_KEY, REFUSED_KEY]) for fingerprint in self._keys.all())]
 
@@ -76,18 +76,18 @@ class Choosing:
         """A key became known, or was seen again."""
         self._seen.add(fingerprint)
 
-    def choose(self, turn: Turn, free: int, now: float) -> None:
-        """Fill in what `turn` is to do, where `free` more lanes may be under way."""
-        self._second_chances(turn, now)
+    def choose(self, visit: Visit, free: int, now: float) -> None:
+        """Fill in what `visit` is to do, where `free` more lanes may be under way."""
+        self._second_chances(visit, now)
         self.lanes.fall_due(now)
         ready = self.lanes.ready
         if free > 0:
             ready.extendleft(self.breakers.probes(now))
         for _ in range(len(ready)):
-            if len(turn.picks) >= free:
+            if len(visit.picks) >= free:
                 break
-            self._pick(ready.popleft(), turn, now)
-        self.lanes.look_at((*turn.passed, *(pick.lane for pick in turn.picks)))
+            self._pick(ready.popleft(), visit, now)
+        self.lanes.look_at((*visit.passed, *(pick.lane for pick in visit.picks)))
 
     def next_time(self, free: int) -> float | None:
         """When `choose` has something new to do, if nothing happens before; None if never."""
@@ -95,18 +95,18 @@ class Choosing:
         probe = self.breakers.next_probe if free > 0 else None  # else it could not go, and would be due all the time
         return min((when for when in (self.lanes.next_due, probe, *rests) if when is not None), default=None)
 
-    def _second_chances(self, turn: Turn, now: float) -> None:
+    def _second_chances(self, visit: Visit, now: float) -> None:
         if self.breakers.rest("") is not None and self.breakers.rested("", now):
-            turn.unparks.append((None, [REFUSED_OWN_KEY]))
+            visit.unparks.append((None, [REFUSED_OWN_KEY]))
         for fingerprint in list(self._seen):
             rested = self.breakers.rested(fingerprint, now)
             if rested:
                 self._seen.discard(fingerprint)
             if self._awaited.pop(fingerprint, None) is not None:
                 self.lanes.hasten(fingerprint)
-            turn.unparks += [(fingerprint, [NO_KEY, REFUSED_OWN_KEY, REFUSED_KEY])] if rested else []
+            visit.unparks += [(fingerprint, [NO_KEY, REFUSED_OWN_KEY, REFUSED_KEY])] if rested else []
 
-    def _pick(self, lane: Lane, turn: Turn, now: float) -> None:
+    def _pick(self, lane: Lane, visit: Visit, now: float) -> None:
         """Decide what is to be done with a lane, without a look at its rows."""
         credential = self._keys.get(lane.fingerprint) if lane.fingerprint else None
         unknown = credential is None and lane.fingerprint and self._per_key
@@ -114,18 +114,18 @@ class Choosing:
             self.lanes.defer(lane, until)
             return
         if credential is None and self._needs_key:
-            turn.parks[lane.fingerprint] = NO_KEY if lane.fingerprint else KEYLESS
-            turn.passed.append(lane)
+            visit.parks[lane.fingerprint] = NO_KEY if lane.fingerprint else KEYLESS
+            visit.passed.append(lane)
             return
         key = lane.fingerprint if credential is not None and self._per_key else ""
         if self.breakers.rest(key) is not None:
             if not self.breakers.rested(key, now):
-                turn.parks[lane.fingerprint] = refusal(key)
-                turn.passed.append(lane)
+                visit.parks[lane.fingerprint] = refusal(key)
+                visit.passed.append(lane)
                 return
-            turn.unparks.append((lane.fingerprint, [REFUSED_KEY, REFUSED_OWN_KEY]))
+            visit.unparks.append((lane.fingerprint, [REFUSED_KEY, REFUSED_OWN_KEY]))
         if self.breakers.lets(key, lane, now):
-            turn.picks.append(Pick(lane, key, credential))
+            visit.picks.append(Pick(lane, key, credential))
 
     def _await_key(self, fingerprint: str, now: float) -> float:
         """Until when a key is waited for: it may come a moment later than the call that brought it along."""

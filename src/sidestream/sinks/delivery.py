@@ -2,11 +2,11 @@
 
 The queue is the store. A row is saved as ``sending`` before anything goes out, and what came of it before the next row
 of its lane is looked at, so a crash at any instruction leaves a row that tells what to do: send it, or look for it
-first. One task (`Deliverer._drive`) talks to the store, in turns: each turn saves what has ended and claims what is
+first. One task (`Deliverer._drive`) talks to the store, in visits: each visit saves what has ended and claims what is
 next, for all lanes that have something, in one visit to the store's thread. The sends themselves are tasks of their own
 (`sidestream.sinks.attempts`). A failure of that one task that nobody thought of is dealt with like a crash.
 
-In memory there are the lanes with something open, and the traces that are being sent; never a queue of traces.
+In memory there are the lanes with something open, and the turns that are being sent; never a queue of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from sidestream.sinks.attempts import Attempts
 from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.policy import Policy
 from sidestream.sinks.telling import Counters, Telling
-from sidestream.sinks.visits import Turn, Visits
+from sidestream.sinks.visits import Visit, Visits
 from sidestream.tasks import spawn, where, within
+from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -75,7 +76,7 @@ class Deliverer:
         self._run = run
         self._policy = policy or Policy(settle=sink.settle)
         self._telling = Telling(sink.name)
-        self._visits = Visits(sink.name, store, clock, self._policy)
+        self._visits = Visits(sink.name, Unit(sink.unit), store, clock, self._policy)
         self._choosing = Choosing(sink, keys, self._policy)
         self._changed = asyncio.Event()
         self._halt = asyncio.Event()
@@ -162,12 +163,12 @@ class Deliverer:
             return
         while not self._halt.is_set():
             self._changed.clear()
-            turn = self._turn()
-            if turn:
-                answer = await self._stored(self._visits.turn, turn)
+            visit = self._visit()
+            if visit:
+                answer = await self._stored(self._visits.pay, visit)
                 if answer is None:
                     return
-                self._go_on(turn, answer)
+                self._go_on(visit, answer)
             elif self._stopping and not self._attempts:
                 return
             else:
@@ -175,10 +176,10 @@ class Deliverer:
 
     async def _begin(self) -> bool:
         if settled := list(self._attempts.settled):
-            await self._stored(self._store.save, settled)
+            await self._stored(self._visits.save, settled)
             del self._attempts.settled[: len(settled)]
+        self._settling_until = _time() + self._policy.settle  # of whatever was under way, here or in another life
         if interrupted := await self._stored(self._store.expire_leases, self.name):
-            self._settling_until = _time() + self._policy.settle
             _log.info("sink_deliveries_interrupted", sink=self.name, deliveries=interrupted)
         self.wake(await self._stored(self._visits.first, self._choosing.first()) or ())
         return self._opened or await self._open()
@@ -231,32 +232,32 @@ class Deliverer:
         """How many more lanes may be under way."""
         return self._sink.concurrency - len(self._attempts)
 
-    def _turn(self) -> Turn:
+    def _visit(self) -> Visit:
         now = _time()
-        turn = Turn(list(self._attempts.settled), max(self._settling_until - now, 0.0))
-        self._choosing.choose(turn, self._free, now)
-        return turn
+        visit = Visit(list(self._attempts.settled), max(self._settling_until - now, 0.0))
+        self._choosing.choose(visit, self._free, now)
+        return visit
 
-    def _go_on(self, turn: Turn, answer: Answer) -> None:
+    def _go_on(self, visit: Visit, answer: Answer) -> None:
         lanes = self._choosing.lanes
-        del self._attempts.settled[: len(turn.settled)]
-        for lane in turn.passed:
+        del self._attempts.settled[: len(visit.settled)]
+        for lane in visit.passed:
             lanes.empty(lane)
-        for pick, head in zip(turn.picks, answer.heads, strict=True):
+        for pick, head in zip(visit.picks, answer.heads, strict=True):
             self._act(pick, head)
         lanes.looked()
         self.wake(answer.opened, reopened=True)
-        self._telling.parked(turn, answer)
+        self._telling.parked(visit, answer)
 
     def _act(self, pick: Pick, head: Head) -> None:
         lanes, delivery = self._choosing.lanes, head.delivery
-        if delivery is not None and head.trace is not None and not self._halt.is_set():
-            self._attempts.begin(pick, delivery, head.trace)
+        if delivery is not None and head.turn is not None and not self._halt.is_set():
+            self._attempts.begin(pick, delivery, head.turn)
             return
         self._choosing.breakers.over(pick.lane, pick.key)
         if delivery is None:
             lanes.empty(pick.lane)
-        elif head.trace is not None:  # too late
+        elif head.turn is not None:  # too late
             if not delivery.ambiguous:
                 rules.release(delivery)
                 self._attempts.settled.append(delivery)
@@ -271,7 +272,7 @@ class Deliverer:
             return
         try:
             async with asyncio.timeout(self._policy.grace):
-                await self._run(self._store.save, self._attempts.settled)
+                await self._run(self._visits.save, self._attempts.settled)
         except Exception as error:  # noqa: BLE001 (they stay as they were saved: being sent, so to be looked for)
             self.counters.store_failures += 1
             name = type(error).__name__

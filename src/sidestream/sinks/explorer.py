@@ -1,17 +1,20 @@
-"""Traces into an Invariant Explorer, through its push API.
+"""Conversations into an Invariant Explorer: the first turn of each as a new trace, and the others put behind it.
 
-Explorer stores a trace before it is done with the request, and has no protection against duplicates. After a lost
-connection, a timeout, and some replies (`sidestream.sinks.explorer_replies`), nobody knows whether a trace arrived.
+Explorer stores what it is sent before it is done with the request, and has no protection against duplicates. After a
+lost connection, a timeout, and some replies (`sidestream.sinks.explorer_replies`), nobody knows whether it arrived.
 
-So each push says in ``metadata.sidestream`` which exchange it is, and `Explorer.find` looks for that among the traces
-of the dataset before anything of which nobody knows is sent again.
+So each push says in ``metadata.sidestream`` which exchange it is, and so does the last message of each turn.
+`Explorer.find` looks for that before anything of which nobody knows is sent again: for a push among the traces of the
+dataset, for an append in its trace.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -21,14 +24,18 @@ from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable
 from sidestream.options import Duration, Secret
 from sidestream.sinks import explorer_replies as replies
 from sidestream.sinks.base import Found, Sink, memory_of
+from sidestream.sinks.explorer_appends import Appends
 from sidestream.sinks.explorer_list import Search
-from sidestream.sinks.explorer_push import push_body
+from sidestream.sinks.explorer_push import append_body, push_body
+from sidestream.sinks.explorer_trace import TurnSearch
 from sidestream.sinks.key_file import KeyFile, is_sendable
+from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
 
 _TIMEOUT = Duration(30)
 _SETTLE = Duration(10)
@@ -40,12 +47,15 @@ _KEEPALIVE_SECONDS = 2.0
 
 
 class Explorer(Sink):
-    """Push every answered call to the Explorer at `url`.
+    """Show every answered call in the Explorer at `url`.
 
+    With the `mode` ``conversation`` there is one trace per conversation, and each call adds to it what is new; with
+    ``exchange`` there is one per call, each with all of the history that the call sent along.
     The key is the one the call brought along. Where it brought none, or that key is not known any more after a
     restart, it is `api_key`, or the one in the file `api_key_file`, which may be replaced at any time. `concurrency`
-    pushes run at the same time, each of them for at most `timeout` seconds. One whose end was not seen, or that was
-    answered with 500 or the like, is looked for `settle` seconds later, before it is sent again.
+    requests run at the same time, never two of them for one trace, and each for at most `timeout` seconds. What one
+    brought whose end was not seen, or that was answered with 500 or the like, is looked for `settle` seconds later,
+    before it is sent again.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class Explorer(Sink):
         url: str,
         api_key: Secret | None = None,
         api_key_file: str | None = None,
+        mode: Literal["conversation", "exchange"] = "conversation",
         concurrency: int = 4,
         timeout: Duration = _TIMEOUT,
         settle: Duration = _SETTLE,
@@ -66,12 +77,14 @@ class Explorer(Sink):
             raise ValueError("api_key and api_key_file must not both be given")
         if api_key and not is_sendable(api_key):
             raise ValueError("api_key must be printable ASCII without spaces: inv- and 64 hexadecimal digits")
+        self.unit = Unit.TRACE if mode == "conversation" else Unit.EXCHANGE
         self.concurrency = concurrency
         self.settle = settle
         self._api = f"{_origin(url)}/api/v1"
         self._api_key = api_key or None
         self._key_file = KeyFile(api_key_file) if api_key_file is not None else None
         self._timeout = timeout
+        self._appends = Appends(settle, time.monotonic)
         self._session: aiohttp.ClientSession
         self._looking: asyncio.Lock
 
@@ -80,9 +93,9 @@ class Explorer(Sink):
         """True when there is no key to fall back to."""
         return self._api_key is None and self._key_file is None
 
-    def accepts(self, trace: Trace) -> bool:
+    def accepts(self, turn: Turn) -> bool:
         """Only calls the provider answered with a 2xx: its error answers are not conversations."""
-        status = trace.metadata.get("status")
+        status = turn.metadata.get("status")
         return isinstance(status, int) and 200 <= status <= 299
 
     async def open(self) -> None:
@@ -102,37 +115,42 @@ class Explorer(Sink):
         """Close it."""
         await self._session.close()
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> str | None:
-        """Push `trace`; returns its id there."""
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+        """Put `turn` behind its trace, or push it as a new one; returns the trace's id there."""
         headers = {**await self._authorization(credential), "Content-Type": "application/json"}
-        data = io.BytesIO(await _body(trace, attempt))  # which aiohttp sends in pieces; a large `bytes` goes in one
-        push = f"{self._api}/push/trace"
-        try:
-            async with self._session.post(push, data=data, headers=headers, allow_redirects=False) as reply:
-                return await replies.pushed(reply)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Retryable(f"there is no connection: {type(error).__name__}") from error
-        except TimeoutError as error:
-            raise Ambiguous(f"no reply within {self._timeout}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Ambiguous(f"the connection failed: {type(error).__name__}") from error
+        data = io.BytesIO(await _body(turn, attempt, self.unit))  # which aiohttp sends in pieces; `bytes` go in one
+        if turn.remote is None:
+            return await self._push(data, headers)
+        with self._appends.one(turn.remote), _told(self._timeout):
+            async with self._post(f"trace/{quote(turn.remote, safe='')}/messages", data, headers) as reply:
+                await replies.appended(reply)
+        return turn.remote
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:
-        """Look for a trace that says to be this exchange, among those of the user's dataset."""
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
+        """Look for the turn in its trace, or for a trace that says to be this exchange, in the user's dataset."""
         headers = await self._authorization(credential)
+        look = self._search if turn.remote is None else self._search_trace
         try:
             async with self._looking:  # one at a time: a list can be long
-                return await self._search(trace, headers)
+                return await look(turn, headers)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the latter
             raise Retryable(f"Explorer could not be asked: {type(error).__name__}") from error
 
-    async def _search(self, trace: Trace, headers: dict[str, str]) -> Found | None:
+    async def _push(self, data: io.BytesIO, headers: dict[str, str]) -> str | None:
+        with _told(self._timeout):
+            async with self._post("push/trace", data, headers) as reply:
+                remote = await replies.pushed(reply)
+        if remote is None and self.unit is Unit.TRACE:  # what follows must know where
+            raise Ambiguous("the trace was stored, but the answer does not say as which")
+        return remote
+
+    async def _search(self, turn: Turn, headers: dict[str, str]) -> Found | None:
         async with self._get("user/identity", headers) as reply:
             if reply.status != 200:
                 raise replies.unanswered(reply)
             user = quote(await replies.username(reply), safe="")
-        search = Search(trace.id)
-        async with self._get(f"dataset/byuser/{user}/{quote(trace.dataset, safe='')}/traces", headers) as reply:
+        search = Search(turn.id)
+        async with self._get(f"dataset/byuser/{user}/{quote(turn.dataset, safe='')}/traces", headers) as reply:
             if reply.status == 404:
                 return None  # the dataset does not exist
             if reply.status != 200:
@@ -144,6 +162,20 @@ class Explorer(Sink):
         search.end()
         return search.found
 
+    async def _search_trace(self, turn: Turn, headers: dict[str, str]) -> Found | None:
+        search = TurnSearch(turn.id)
+        async with self._get(f"trace/{quote(turn.remote or '', safe='')}", headers) as reply:
+            if reply.status == 404:
+                raise await replies.missing(reply)
+            if reply.status != 200:
+                raise replies.unanswered(reply)
+            async for data in reply.content.iter_any():
+                search.feed(data)
+                if search.found:
+                    return Found(turn.remote)
+        search.end()
+        return None
+
     async def _authorization(self, credential: Secret | None) -> dict[str, str]:
         key = credential or self._api_key
         if key is None and self._key_file is not None:
@@ -152,21 +184,45 @@ class Explorer(Sink):
             raise Unauthorized("the key of the call cannot be sent in a header")
         return {"Authorization": f"Bearer {key.reveal()}"}
 
+    def _post(
+        self, path: str, data: io.BytesIO, headers: dict[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        url = URL(f"{self._api}/{path}", encoded=True)
+        return self._session.post(url, data=data, headers=headers, allow_redirects=False)
+
     def _get(self, path: str, headers: dict[str, str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url = URL(f"{self._api}/{path}", encoded=True)
         timeout = aiohttp.ClientTimeout(total=_LIST_SECONDS, connect=self._timeout / 2, sock_read=self._timeout)
         return self._session.get(url, headers=headers, allow_redirects=False, timeout=timeout)
 
 
-async def _body(trace: Trace, attempt: int) -> bytes:
-    mark = {"exchange": trace.id, "attempt": attempt}
+async def _body(turn: Turn, attempt: int, unit: Unit) -> bytes:
     try:
-        if memory_of(trace) < _IN_THREAD_FROM:
-            return push_body(trace, mark)
-        return await asyncio.to_thread(push_body, trace, mark)
+        if memory_of(turn) < _IN_THREAD_FROM:
+            return _encoded(turn, attempt, unit)
+        return await asyncio.to_thread(_encoded, turn, attempt, unit)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        # A surrogate, which Explorer would take and then choke on; or not a trace at all.
-        raise Undeliverable(f"the trace cannot be pushed as JSON: {type(error).__name__}") from error
+        # A surrogate, which Explorer would take and then choke on; or not a turn at all.
+        raise Undeliverable(f"it cannot be sent as JSON: {type(error).__name__}") from error
+
+
+def _encoded(turn: Turn, attempt: int, unit: Unit) -> bytes:
+    if turn.remote is not None:
+        return append_body(turn)
+    return push_body(turn, {"exchange": turn.id, "attempt": attempt}, unit)
+
+
+@contextlib.contextmanager
+def _told(timeout: Duration) -> Iterator[None]:
+    """What a failure of the connection says of a request that changes something."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Retryable(f"there is no connection: {type(error).__name__}") from error
+    except TimeoutError as error:
+        raise Ambiguous(f"no reply within {timeout}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise Ambiguous(f"the connection failed: {type(error).__name__}") from error
 
 
 def _origin(url: str) -> str:

@@ -1,4 +1,4 @@
-"""A trace as Explorer can take it: what it would stumble over is changed, in the pushed copy only."""
+"""Turns as Explorer can take them: what it would stumble over is changed, in the pushed copy only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sidestream.sinks.base import encoded
+from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
-    from sidestream.traces.model import Message, Trace
+    from sidestream.traces.model import Message, Turn
 
 _RESERVED_METADATA = frozenset({"tool_calls", "uploader"})
+_SHOWN_FACTS = (
+    *("model", "usage", "stop_reason", "message_complete", "outcome", "started_at", "duration", "time_to_first_byte"),
+    *("tokens_per_second", "cost", "request_id", "error", "transport_error"),
+)
+_LARGEST_FACT = 2048
+"""Bytes of JSON."""
 # Explorer blanks a text with one of these words in it, and decodes one that begins with "base64_img: " as an image. A
 # zero-width space between the halves keeps the text readable and the words from being recognised.
 _ZERO_WIDTH_SPACE = "\u200b"
@@ -23,14 +30,49 @@ _IN_ALL_SEAMS = "_img"
 _INLINE_IMAGE = re.compile(r"data:image/[^;,]+;base64,")
 
 
-def push_body(trace: Trace, mark: dict[str, Any]) -> bytes:
-    """The request body for one trace, as Explorer can take it."""
-    metadata = {f"{key}_" if key in _RESERVED_METADATA else key: value for key, value in trace.metadata.items()}
+def push_body(turn: Turn, mark: dict[str, Any], unit: Unit) -> bytes:
+    """The request body for a new trace. `mark` is added to what its metadata says of sidestream."""
+    metadata = {f"{key}_" if key in _RESERVED_METADATA else key: value for key, value in turn.metadata.items()}
     ours = metadata.get("sidestream")
-    metadata["sidestream"] = {**ours, **mark} if isinstance(ours, dict) else mark
-    messages = encoded(map(_message, trace.messages))
-    rest = msgspec.json.encode({"dataset": trace.dataset, "metadata": [metadata]})[1:]
-    return b"".join((b'{"messages":[', messages, b"],", rest))
+    metadata["sidestream"] = (
+        (ours if isinstance(ours, dict) else {}) | (_place(turn) if unit is Unit.TRACE else {}) | mark
+    )
+    if turn.title:
+        metadata["name"] = turn.title
+    if turn.origin is not None:
+        metadata["hierarchy_path"] = turn.origin.path
+    rest = msgspec.json.encode({"dataset": turn.dataset, "metadata": [metadata]})[1:]
+    return b"".join((b'{"messages":[', _messages(turn, unit), b"],", rest))
+
+
+def append_body(turn: Turn) -> bytes:
+    """The request body for what is put behind a trace."""
+    return b"".join((b'{"messages":', _messages(turn, Unit.TRACE), b"}"))
+
+
+def _messages(turn: Turn, unit: Unit) -> bytes:
+    """The messages; where traces grow, the last one says which turn it ends, and what is known of that."""
+    messages = turn.messages
+    if unit is Unit.TRACE and messages:
+        mark = {"exchange": turn.id, "turn": turn.number, "rule": turn.rule}
+        before = messages[-1].get("metadata")
+        facts = (before if isinstance(before, dict) else {}) | _facts(turn) | {"sidestream": mark}
+        messages = [*messages[:-1], {**messages[-1], "metadata": facts}]
+    return encoded(map(_message, messages))
+
+
+def _place(turn: Turn) -> dict[str, Any]:
+    """Where a trace begins."""
+    place: dict[str, Any] = {"trace": turn.trace, "turn": turn.number, "rule": turn.rule}
+    if turn.origin is not None:
+        place["origin"] = msgspec.structs.asdict(turn.origin)
+    return place
+
+
+def _facts(turn: Turn) -> dict[str, Any]:
+    """What is worth a look at each turn, and small."""
+    facts = {key: turn.metadata[key] for key in _SHOWN_FACTS if turn.metadata.get(key) is not None}
+    return {key: fact for key, fact in facts.items() if len(msgspec.json.encode(fact)) <= _LARGEST_FACT}
 
 
 def _message(message: Message) -> Message:

@@ -4,6 +4,9 @@
 redirect, or a 200 that is not Explorer's: a log-in page, a maintenance page, a wrong address. 401 and 403 speak of the
 key. After any other 5xx nobody knows: Explorer stores a trace before it is done with the request, and some proxies have
 numbers of their own for an answer that they lost. Any other 4xx is final.
+
+An append is not sent again as lightly, for two at a time to one trace bring an Explorer to a standstill: an answer from
+in front of it says nothing of whether the Explorer is still busy. A 404 means that it does not have the trace any more.
 """
 
 from __future__ import annotations
@@ -15,16 +18,20 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from sidestream.errors import Ambiguous, DeliveryError, Retryable, Unauthorized, Undeliverable
+from sidestream.errors import Ambiguous, DeliveryError, Gone, Retryable, Unauthorized, Undeliverable
 
 T = TypeVar("T")
 
 _LIMIT = 64 << 10
 _LATER = frozenset({408, 425, 429, 502, 503, 504})
+_LOST = frozenset({408, 502, 503, 504})
+"""Those of the latter after which what was asked for may still be under way."""
 _ELSEWHERE = "; is `url` the address of the Explorer itself?"
+_NO_ROUTE = "Not Found"
+"""What the framework says that Explorer is written with, of an address that it does not know."""
 _HINTS = {
     404: _ELSEWHERE,
-    413: ": the trace is too large",
+    413: ": it is too large",
 }
 
 
@@ -34,8 +41,16 @@ class _Stored(msgspec.Struct):
     id: list[str]
 
 
+class _Appended(msgspec.Struct):
+    success: bool
+
+
 class _Identity(msgspec.Struct):
     username: str
+
+
+class _Refused(msgspec.Struct):
+    detail: str
 
 
 async def pushed(reply: aiohttp.ClientResponse) -> str | None:
@@ -52,6 +67,35 @@ async def pushed(reply: aiohttp.ClientResponse) -> str | None:
             raise Ambiguous("the answer is longer than any of an Explorer's")
         raise Retryable(f"the answer is 200, but not an Explorer's{_ELSEWHERE}")
     return stored.id[0] if stored.id else None
+
+
+async def appended(reply: aiohttp.ClientResponse) -> None:
+    """Nothing, if it is done; raises what else the reply to an append means."""
+    if reply.status == 404:
+        raise await missing(reply)
+    if reply.status != 200:
+        error = refusal(reply)
+        if isinstance(error, Retryable) and reply.status in _LOST:
+            raise Ambiguous(str(error), after=error.after)
+        raise error
+    try:
+        body = await _read(reply)
+    except (aiohttp.ClientError, OSError):
+        return  # it was stored before the reply began
+    answer = _decoded(body, _Appended)
+    if answer is None or not answer.success:
+        raise Ambiguous(f"the answer is 200, but not an Explorer's{_ELSEWHERE}")
+
+
+async def missing(reply: aiohttp.ClientResponse) -> DeliveryError:
+    """What a 404 means that speaks of a trace: it is not there, if it is an Explorer who says so."""
+    try:
+        refused = _decoded(await _read(reply), _Refused)
+    except (aiohttp.ClientError, OSError):
+        refused = None
+    if refused is None or refused.detail == _NO_ROUTE:
+        return refusal(reply)
+    return Gone("Explorer does not have the trace any more")
 
 
 async def username(reply: aiohttp.ClientResponse) -> str:

@@ -1,4 +1,12 @@
-r"""Traces as lines of a file: ``{"id", "dataset", "messages", "metadata"}``, one JSON object per line.
+r"""Turns as lines of a file, one JSON object per line.
+
+::
+
+    {"id", "dataset", "trace", "turn", "rule", "origin"?, "messages", "metadata"}
+
+``trace`` is the conversation, ``turn`` its place in there, counted from 1, and ``messages`` are what it added. So the
+lines of one trace, in order of ``turn``, have each message once. ``origin`` is there where the trace left another one,
+or was called from it: ``{"kind", "trace", "turn", "number", "path"}``.
 
 The file is opened for each line. That costs microseconds and keeps no state that could be wrong: a file that was moved
 away or deleted, a full disk or a directory without permission is found out by the next line, and once it is repaired
@@ -20,7 +28,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidestream.options import Secret
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
 
 _ROTATE = Size(100 << 20)
 _LOCK_TRIES = 50
@@ -44,7 +52,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Jsonl(Sink):
-    """Append every trace to the file `path`.
+    """Append every turn to the file `path`.
 
     `path` is ``$XDG_DATA_HOME/sidestream/traces.jsonl`` by default; ``~`` is expanded, and a symbolic link is followed
     once, at the start. Before the file would outgrow `rotate` it becomes ``traces.jsonl.1``, and so on up to `keep`
@@ -60,14 +68,14 @@ class Jsonl(Sink):
         self._rotate_at = rotate
         self._keep = keep
 
-    async def deliver(self, trace: Trace, credential: Secret | None, attempt: int) -> None:  # noqa: ARG002 (a file)
-        """Append `trace` in a thread."""
-        await asyncio.to_thread(self._store, trace)
+    async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> None:  # noqa: ARG002 (a file)
+        """Append `turn` in a thread."""
+        await asyncio.to_thread(self._store, turn)
 
-    async def find(self, trace: Trace, credential: Secret | None) -> Found | None:  # noqa: ARG002 (a file)
-        """Look for the line of `trace` in the file and the old ones, the newest first."""
+    async def find(self, turn: Turn, credential: Secret | None) -> Found | None:  # noqa: ARG002 (a file)
+        """Look for the line of `turn` in the file and the old ones, the newest first."""
         try:
-            return await asyncio.to_thread(self._find, trace.id)
+            return await asyncio.to_thread(self._find, turn.id)
         except OSError as error:
             raise Retryable(f"cannot read {self.path}: {error.strerror or type(error).__name__}") from error
 
@@ -83,8 +91,8 @@ class Jsonl(Sink):
                     return Found()
         return None
 
-    def _store(self, trace: Trace) -> None:
-        line = _line(trace)
+    def _store(self, turn: Turn) -> None:
+        line = _line(turn)
         try:
             self._append(line)
         except OSError as error:
@@ -155,17 +163,20 @@ def _resolved(path: str | None) -> Path:
     return resolved
 
 
-def _line(trace: Trace) -> bytes:
-    fields = {"id": trace.id, "dataset": trace.dataset}
+def _line(turn: Turn) -> bytes:
+    fields: dict[str, Any] = {"id": turn.id, "dataset": turn.dataset, "trace": turn.trace}
+    fields |= {"turn": turn.number, "rule": turn.rule}
+    if turn.origin is not None:
+        fields["origin"] = msgspec.structs.asdict(turn.origin)
     try:
         try:
-            head, metadata = msgspec.json.encode(fields)[:-1], msgspec.json.encode(trace.metadata)
-            return b"".join((head, b',"messages":', encoded(trace.messages), b',"metadata":', metadata, b"}\n"))
+            head, metadata = msgspec.json.encode(fields)[:-1], msgspec.json.encode(turn.metadata)
+            return b"".join((head, b',"messages":', encoded(turn.messages), b',"metadata":', metadata, b"}\n"))
         except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, as an escape
-            whole = fields | {"messages": trace.messages, "metadata": trace.metadata}
+            whole = fields | {"messages": turn.messages, "metadata": turn.metadata}
             return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
-        raise Undeliverable(f"the trace is not JSON: {type(error).__name__}") from error
+        raise Undeliverable(f"the turn is not JSON: {type(error).__name__}") from error
 
 
 def _lines_with(begin: bytes, file: BinaryIO) -> Iterator[bytes]:

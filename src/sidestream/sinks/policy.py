@@ -21,6 +21,7 @@ KEYLESS = "the call brought no key along, and none is configured"
 REFUSED_KEY = "the destination refused the key of the call"
 REFUSED_OWN_KEY = "the destination refused the configured key"
 UNCLEAR = "it may have arrived, and that cannot be found out"
+GONE = "the destination does not have the trace any more"
 
 _MARGIN = 300.0
 _LONGEST_TEXT = 1000
@@ -41,9 +42,9 @@ class Policy:
     give_up_after: float = 72 * 3600.0
     """Counted from the first attempt."""
     server_errors: int = 12
-    """How many answers of 500 one trace gets."""
+    """How many answers of 500 one turn gets."""
     key_wait: float = 2.0
-    """How long a key may come later than its trace, before the configured one is taken, or the trace is parked."""
+    """How long a key may come later than its turn, before the configured one is taken, or the turn is parked."""
     refused_rest: float = 300.0
     """How long a key that was refused is not tried again."""
     longest_send: float = 3600.0
@@ -72,9 +73,10 @@ def time_left(delivery: Delivery, now: float, policy: Policy) -> float:
     return left if 0 < left <= longest else 0.0
 
 
-def claim(delivery: Delivery, now: float) -> None:
-    """It is about to be sent."""
+def claim(delivery: Delivery, now: float, *, remote: str | None = None, told_until: int | None = None) -> None:
+    """It is about to be sent, as what is added to `remote`: a crash must not take the knowledge of that."""
     delivery.state = State.SENDING
+    delivery.remote, delivery.told_until = remote, told_until
     delivery.attempts += 1
     if delivery.tried_at is None or delivery.tried_at > now:  # the clock was set back
         delivery.tried_at = now
@@ -121,6 +123,20 @@ def look_failed(delivery: Delivery, error: DeliveryError, wait: float, now: floa
         park(delivery, UNCLEAR)
 
 
+def gone(delivery: Delivery, wait: float, now: float, policy: Policy, *, looked_for: bool) -> None:
+    """The trace that it was to be appended to is not there any more, and so neither is this.
+
+    It goes to another one at once, and the attempt does not count; but it waits if that happens again.
+    """
+    again_gone = delivery.remote is None or delivery.reason == GONE
+    if again_gone and _too_old(delivery, now, policy):
+        _set(delivery, State.DEAD, f"given up after {policy.give_up_after / 3600:g} hours: {GONE}")
+        return
+    if not (again_gone or looked_for):
+        delivery.attempts -= 1
+    again(delivery, now + (wait if again_gone else 0.0), GONE)
+
+
 def broke(delivery: Delivery, wait: float, now: float, policy: Policy, *, findable: bool) -> None:
     """The sink itself raised something unexpected while it was sending or looking.
 
@@ -151,6 +167,7 @@ def release(delivery: Delivery) -> None:
     else:
         _set(delivery, State.PENDING, None)
         delivery.tried_at = None
+        delivery.remote = delivery.told_until = None
 
 
 def bury(delivery: Delivery, reason: str) -> None:

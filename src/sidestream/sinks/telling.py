@@ -13,7 +13,7 @@ import structlog
 from sidestream.store.rows import State
 
 if TYPE_CHECKING:
-    from sidestream.sinks.visits import Answer, Turn
+    from sidestream.sinks.visits import Answer, Visit
     from sidestream.store.rows import Delivery
 
 _MOST_TOLD = 10_000
@@ -29,7 +29,7 @@ class Counters:
     retried: int = 0
     """Attempts that failed and are followed by another one, or by a look whether they arrived."""
     looked_up: int = 0
-    """Times the destination was asked whether a trace had arrived."""
+    """Times the destination was asked whether a turn had arrived."""
     found: int = 0
     """... and it had. These are counted as delivered, too."""
     parked: int = 0
@@ -67,9 +67,9 @@ class Telling:
                 self.counters.dead += 1
                 _log.error("sink_trace_dead", **about, reason=delivery.reason)
 
-    def parked(self, turn: Turn, answer: Answer) -> None:
+    def parked(self, visit: Visit, answer: Answer) -> None:
         """Rows parked at once; of each key and reason the first ones only, until it was given another chance."""
-        for fingerprint, reasons in turn.unparks:
+        for fingerprint, reasons in visit.unparks:
             self._told -= {(key, why) for key, why in self._told if key == fingerprint and why in reasons}
         for fingerprint, reason, traces in answer.parked:
             self.counters.parked += traces

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from sidestream.errors import SidestreamError
 from sidestream.sinks import policy as rules
 from sidestream.store.rows import State
+from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sidestream.options import Secret
     from sidestream.sinks.policy import Policy
     from sidestream.store.rows import Delivery, Lane
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Turn
 
 
 class Store(Protocol):
@@ -31,8 +32,8 @@ class Store(Protocol):
     def head(self, sink: str, lane: Lane, /) -> Delivery | None:
         """The oldest open row of a lane."""
 
-    def trace(self, sequence: int, /) -> Trace:
-        """The trace itself."""
+    def turn(self, delivery: Delivery, unit: Unit, /) -> Turn:
+        """What is to be said."""
 
     def save(self, deliveries: Sequence[Delivery], /) -> None:
         """Write these rows, in one transaction."""
@@ -42,6 +43,9 @@ class Store(Protocol):
 
     def unpark(self, sink: str, fingerprint: str | None, reasons: Collection[str] | None, /) -> list[Lane]:
         """Open rows that were parked for one of these reasons, of one key or of all (None); their lanes."""
+
+    def forget_remote(self, sink: str, remote: str, /) -> None:
+        """What the destination called so is not there any more."""
 
     def expire_leases(self, sink: str, /) -> int:
         """What was being sent when the process died is to be looked for; how many rows that were."""
@@ -56,7 +60,7 @@ class Pick(NamedTuple):
 
 
 @dataclass(slots=True)
-class Turn:
+class Visit:
     """What one visit is to do."""
 
     settled: list[Delivery]
@@ -79,11 +83,11 @@ class Head(NamedTuple):
 
     delivery: Delivery | None = None
     wait: float = 0.0
-    trace: Trace | None = None
+    turn: Turn | None = None
 
 
 class Answer(NamedTuple):
-    """What came of a turn: heads in the order of its picks, lanes opened again, and (fingerprint, reason, rows)."""
+    """What came of a visit: heads in the order of its picks, lanes opened again, and (fingerprint, reason, rows)."""
 
     heads: list[Head]
     opened: list[Lane]
@@ -93,8 +97,9 @@ class Answer(NamedTuple):
 class Visits:
     """The visits to `store` for one sink."""
 
-    def __init__(self, sink: str, store: Store, clock: Callable[[], float], policy: Policy) -> None:
+    def __init__(self, sink: str, unit: Unit, store: Store, clock: Callable[[], float], policy: Policy) -> None:
         self._sink = sink
+        self._unit = unit
         self._store = store
         self._clock = clock
         self._policy = policy
@@ -105,14 +110,22 @@ class Visits:
             self._store.unpark(self._sink, fingerprint, reasons)
         return self._store.lanes(self._sink)
 
-    def turn(self, turn: Turn) -> Answer:
+    def save(self, settled: Sequence[Delivery]) -> None:
+        """Save what has ended; and forget, for all rows, the traces that these did not find any more."""
+        if not settled:
+            return
+        self._store.save(settled)
+        open_ = [each for each in settled if each.reason == rules.GONE and each.state is State.RETRY_AT]
+        for remote in {each.remote for each in open_ if each.remote is not None}:
+            self._store.forget_remote(self._sink, remote)
+
+    def pay(self, visit: Visit) -> Answer:
         """Save what has ended, and claim what is next."""
-        if turn.settled:
-            self._store.save(turn.settled)
-        parked = [(key, why, self._store.park(self._sink, key, why)) for key, why in turn.parks.items()]
-        opened = [lane for key, whys in turn.unparks for lane in self._store.unpark(self._sink, key, whys)]
+        self.save(visit.settled)
+        parked = [(key, why, self._store.park(self._sink, key, why)) for key, why in visit.parks.items()]
+        opened = [lane for key, whys in visit.unparks for lane in self._store.unpark(self._sink, key, whys)]
         now = self._clock()
-        heads = [self._head(pick.lane, now, turn.settling) for pick in turn.picks]
+        heads = [self._head(pick.lane, now, visit.settling) for pick in visit.picks]
         changed = [head.delivery for head in heads if head.delivery and head.delivery.state is not State.RETRY_AT]
         if changed:
             self._store.save(changed)
@@ -128,12 +141,13 @@ class Visits:
         if wait > 0:
             return Head(delivery, wait)
         try:
-            trace = self._store.trace(delivery.sequence)
+            turn = self._store.turn(delivery, self._unit)
         except (SidestreamError, OSError, sqlite3.Error):
             raise
         except Exception as error:  # noqa: BLE001 (one bad row must not hold up all the others)
-            rules.bury(delivery, f"the trace cannot be read: {type(error).__name__}")
+            rules.bury(delivery, f"the turn cannot be read: {type(error).__name__}")
             return Head(delivery)
         if not delivery.ambiguous:
-            rules.claim(delivery, now)
-        return Head(delivery, 0.0, trace)
+            told_until = turn.told_until if self._unit is Unit.TRACE else None
+            rules.claim(delivery, now, remote=turn.remote, told_until=told_until)
+        return Head(delivery, 0.0, turn)

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x53545245
 """What the file's header says it is: ``STRE``."""
+_SQL = resources.files("sidestream.store")
 STEPS: Sequence[str] = (
-    resources.files("sidestream.store").joinpath("schema.sql").read_text("utf-8"),
+    _SQL.joinpath("schema.sql").read_text("utf-8"),
     # How often a delivery has begun anew: an attempt that was under way then says nothing of the new one.
     "ALTER TABLE deliveries ADD COLUMN version INTEGER NOT NULL DEFAULT 0;",
+    _SQL.joinpath("conversations.sql").read_text("utf-8"),
 )
 """SQL that brings a file from each version to the next; the first makes it. Steps are only ever appended."""
 _BUSY_SECONDS = 5.0
@@ -134,6 +136,19 @@ class Database:
                 with contextlib.suppress(sqlite3.Error):  # SQLite has often rolled back by itself
                     self.connection.rollback()
                 raise
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Inside a transaction: all of the block's writes, or none; the transaction can go on after a failure."""
+        self.connection.execute("SAVEPOINT attempt")
+        try:
+            yield
+        except BaseException:
+            if self.connection.in_transaction:  # SQLite ends it by itself where the disk fails
+                self.connection.execute("ROLLBACK TO attempt")
+                self.connection.execute("RELEASE attempt")
+            raise
+        self.connection.execute("RELEASE attempt")
 
     def row_bytes(self) -> int:
         """What all blobs of one row may have together."""

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  # statements are put together from this module's own words; values are bound
-"""Where each trace is on its way to each sink. SQL only: who sends what, and when, is decided elsewhere.
+"""Where each turn is on its way to each sink. SQL only: who sends what, and when, is decided elsewhere.
 
 `Delivery.ambiguous` outlives everything but a new delivery of what had arrived: whoever sends again looks first.
 """
@@ -24,14 +24,19 @@ _SAME = "id = ? AND sequence = (SELECT sequence FROM exchanges WHERE exchanges.i
 _SETTLED = frozenset({State.DELIVERED, State.PARKED, State.DEAD})
 _SELECT = """
     SELECT deliveries.id, deliveries.sequence, exchanges.id, sink, deliveries.fingerprint, deliveries.dataset, state,
-        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote, version
+        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote, version, told_until
     FROM deliveries CROSS JOIN exchanges ON exchanges.sequence = deliveries.sequence
 """
 _UNCLEAR = "(ambiguous OR state = 'sending') AND state NOT IN ('delivered', 'parked')"
+_SENT = "(ambiguous OR state IN ('sending', 'delivered'))"
+"""What may be there: it is looked for where it was sent, and what is sent there later gets later times."""
 _ANEW = f"""
     state = CASE WHEN {_UNCLEAR} THEN 'retry_at' ELSE 'pending' END, ambiguous = {_UNCLEAR}, version = version + 1,
-    attempts = 0, server_errors = 0, tried_at = NULL, due_at = 0, reason = NULL, remote = NULL
+    attempts = 0, server_errors = 0, tried_at = NULL, due_at = iif({_UNCLEAR}, due_at, 0), reason = NULL,
+    remote = iif({_SENT}, remote, NULL), told_until = iif({_SENT}, told_until, NULL)
 """
+_FOLLOWED = "SELECT parent FROM turns WHERE sequence = ? UNION SELECT retry_of FROM turns WHERE sequence = ?"
+_LONGEST_WAY = 10_000
 
 
 class Deliveries:
@@ -48,14 +53,29 @@ class Deliveries:
         return [Lane(*row) for row in found]
 
     def head(self, sink: str, lane: Lane) -> Delivery | None:
-        """The oldest open delivery of a lane."""
-        found = self._database.rows(
-            f"{_SELECT} WHERE sink = ? AND deliveries.fingerprint = ? AND deliveries.dataset = ? AND {_OPEN}"
-            " ORDER BY deliveries.sequence LIMIT 1",
-            sink,
-            *lane,
-        )
-        return _delivery(*found[0]) if found else None
+        """The oldest open delivery of a lane; but before a turn, open deliveries of those that it follows."""
+        of_lane = "sink = ? AND deliveries.fingerprint = ? AND deliveries.dataset = ?"
+        oldest = f"{_SELECT} WHERE {of_lane} AND {_OPEN} ORDER BY deliveries.sequence LIMIT 1"
+        followed = f"{_SELECT} WHERE {of_lane} AND {_OPEN} AND deliveries.sequence IN ({_FOLLOWED}) LIMIT 1"
+        found = self._database.rows(oldest, sink, *lane)
+        head = None
+        passed: set[int] = set()
+        while found and len(passed) < _LONGEST_WAY:
+            head = _delivery(*found[0])
+            if head.sequence in passed:
+                break
+            passed.add(head.sequence)
+            found = self._database.rows(followed, sink, *lane, head.sequence, head.sequence)
+        return head
+
+    def forget_remote(self, sink: str, remote: str) -> None:
+        """The destination does not have this trace any more: nothing was told there."""
+        with self._database.transaction():
+            self._database.run(
+                "UPDATE deliveries SET remote = NULL, told_until = NULL WHERE sink = ? AND remote = ?",
+                sink,
+                clean_text(remote),
+            )
 
     def add(self, sequence: int, lane: Lane, sinks: Collection[str]) -> None:
         """Inside a transaction: have an exchange delivered to these sinks, anew where it has been."""
@@ -73,7 +93,7 @@ class Deliveries:
         with self._database.transaction():
             self._database.run_many(
                 "UPDATE deliveries SET state = ?, attempts = ?, server_errors = ?, ambiguous = ?, tried_at = ?,"
-                f" due_at = ?, reason = ?, remote = ? WHERE {_SAME} AND version = ?",
+                f" due_at = ?, reason = ?, remote = ?, told_until = ? WHERE {_SAME} AND version = ?",
                 [
                     (
                         str(each.state),
@@ -84,6 +104,7 @@ class Deliveries:
                         each.due_at,
                         each.reason and clean_text(each.reason),
                         each.remote and clean_text(each.remote),
+                        each.told_until,
                         each.id,
                         each.exchange,
                         each.version,
@@ -99,6 +120,10 @@ class Deliveries:
                     for each in deliveries
                     if each.state is not State.SENDING and not each.ambiguous
                 ],
+            )
+            self._database.run_many(
+                f"UPDATE deliveries SET due_at = ? WHERE {_SAME} AND version > ? AND state = 'retry_at' AND ambiguous",
+                [(each.due_at, each.id, each.exchange, each.version) for each in deliveries if each.ambiguous],
             )
 
     def park(self, sink: str, fingerprint: str, reason: str) -> int:
@@ -124,7 +149,8 @@ class Deliveries:
             if lanes:
                 self._database.run(
                     "UPDATE deliveries SET state = CASE WHEN attempts OR ambiguous THEN 'retry_at' ELSE 'pending' END,"
-                    f" due_at = 0, reason = NULL, tried_at = iif(tried_at IS NULL, NULL, ?) WHERE {wanted}",
+                    f" due_at = iif(ambiguous, due_at, 0), reason = NULL, tried_at = iif(tried_at IS NULL, NULL, ?)"
+                    f" WHERE {wanted}",
                     now,
                     *values,
                 )
@@ -230,6 +256,7 @@ def _delivery(
     reason: str | None,
     remote: str | None,
     version: int,
+    told_until: int | None,
 ) -> Delivery:
     return Delivery(
         id=number,
@@ -246,4 +273,5 @@ def _delivery(
         reason=reason,
         remote=remote,
         version=version,
+        told_until=told_until,
     )

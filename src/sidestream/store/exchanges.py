@@ -1,33 +1,43 @@
-"""Exchanges as rows: what was captured of each, and what was understood.
+"""Exchanges as rows: what was captured of each, its turn in a conversation, and whom it is to be delivered to.
 
 The columns are what one looks for; a record itself is in blobs that give it back exactly. Nothing that comes over the
-wire may fail a commit: it would fail each time again, and the journal could never be read beyond it.
+wire may fail a commit: it would fail each time again, and the journal could never be read beyond it. So an exchange
+whose turn cannot be stored, for whatever reason but the database's own, is stored without one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import sqlite3
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from sidestream.providers.jsons import clean_text
-from sidestream.store.packing import PackedRecord, Packer
+from sidestream.store.faults import StoreCorrupt, StoreUnavailable, classified
 from sidestream.store.rows import Lane
+from sidestream.tasks import where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from sidestream.store.captures import Captures
+    from sidestream.store.contents import Contents
+    from sidestream.store.conversations import Conversations
     from sidestream.store.database import Database
     from sidestream.store.deliveries import Deliveries
+    from sidestream.store.packing import Packer
     from sidestream.store.rows import Item, Replacement
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Reading
     from sidestream.traces.record import Record
 
-_ROW_BYTES = 1024
+_ROW_BYTES: Final = 3072
 """About what an exchange takes beside its blobs: its rows, their indices, and pages half full."""
-_INTEGERS = 1 << 63
-_COLUMNS = "id, dataset, provider, fingerprint, started_at, stored_at, status, outcome, model, size, stored, error"
+_INTEGERS: Final = 1 << 63
+_UNREAD_BYTES: Final = 64 << 20
+_NOT_PLACED: Final = "a defect of sidestream: it could not be placed in its conversation"
+_COLUMNS: Final = "id, dataset, provider, fingerprint, started_at, stored_at, status, outcome, model, size, stored"
 
 log = structlog.get_logger()
 
@@ -35,98 +45,125 @@ log = structlog.get_logger()
 class Exchanges:
     """The exchanges in one database."""
 
-    def __init__(self, database: Database, deliveries: Deliveries) -> None:
+    def __init__(
+        self,
+        database: Database,
+        packer: Packer,
+        captures: Captures,
+        contents: Contents,
+        conversations: Conversations,
+        deliveries: Deliveries,
+    ) -> None:
         self.refused = 0
         """Exchanges that could not be stored, for what they are: a defect of ours, logged each time."""
         self._database = database
+        self._packer = packer
+        self._captures = captures
+        self._contents = contents
+        self._conversations = conversations
         self._deliveries = deliveries
-        self._packer = Packer()
 
     def add(self, item: Item, now: float) -> bool:
         """Inside a transaction: whether the exchange was new, and could be stored."""
-        identity = clean_text(item.record.id)
+        record, reading = item.record, item.reading
+        identity = clean_text(record.id)
         if self._database.rows("SELECT 1 FROM exchanges WHERE id = ?", identity):
             return False
         try:
-            packed = self._packer.pack(item.record, self._database.row_bytes())
+            packed = self._packer.pack(record, self._database.row_bytes())
         except ValueError as error:
             self.refused += 1
             log.error("exchange_not_stored", exchange=identity, reason=str(error))
             return False
-        content, error_text = self._content(item.trace, item.error)
         sequence = self._database.insert(
-            f"INSERT INTO exchanges ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  # constants
-            *_columns(item.record, now),
-            _model(item.trace),
-            item.record.size,
-            sum(map(len, packed)) + len(content or b"") + _ROW_BYTES,
-            error_text,
+            f"INSERT INTO exchanges ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",  # noqa: S608  # constants
+            *_columns(record, now),
+            _model(reading),
+            record.size,
         )
-        self._database.run("INSERT INTO captures VALUES (?, ?, ?, ?, ?)", sequence, *packed)
-        if content is not None:
-            self._database.run("INSERT INTO traces VALUES (?, ?)", sequence, content)
-            lane = Lane(clean_text(item.record.fingerprint), clean_text(item.record.dataset))
-            self._deliveries.add(sequence, lane, list(dict.fromkeys(item.sinks)))
+        before, failure, base = self._contents.size(), item.error and clean_text(item.error), None
+        if reading is not None:
+            placed, base = self._attempt(identity, partial(self._conversations.add, sequence, reading))
+            if placed:
+                self._deliver(sequence, Lane(clean_text(record.fingerprint), clean_text(record.dataset)), item.sinks)
+            else:
+                failure = failure or _NOT_PLACED
+        said = max(self._contents.size() - before, 0)
+        captured = self._captures.add(sequence, packed, base if _is_plain(record) else None)
+        self._database.run(
+            "UPDATE exchanges SET stored = ?, error = ? WHERE sequence = ?",
+            captured + said + _ROW_BYTES,
+            failure,
+            sequence,
+        )
         return True
 
     def replace(self, new: Replacement) -> Lane | None:
         """Inside a transaction: the lane of an exchange that has something to deliver now."""
-        found = self._database.rows("SELECT fingerprint, dataset FROM exchanges WHERE sequence = ?", new.sequence)
+        found = self._database.rows("SELECT id, fingerprint, dataset FROM exchanges WHERE sequence = ?", new.sequence)
         if not found:
             return None
-        content, error = self._content(new.trace, new.error)
-        self._database.run("UPDATE exchanges SET error = ? WHERE sequence = ?", error, new.sequence)
-        if content is None:
-            return None
+        identity, fingerprint, dataset = found[0]
+        before, failure, placed = self._contents.size(), new.error and clean_text(new.error), False
+        if new.reading is not None:
+            placed, _ = self._attempt(identity, partial(self._conversations.replace, new.sequence, new.reading))
+            failure = failure if placed else failure or _NOT_PLACED
         self._database.run(
-            "UPDATE exchanges SET model = ?, stored = stored + ?"
-            " - coalesce((SELECT length(content) FROM traces WHERE traces.sequence = exchanges.sequence), 0)"
+            "UPDATE exchanges SET error = ?, unread = 0, model = iif(?, ?, model), stored = max(stored + ?, ?)"
             " WHERE sequence = ?",
-            _model(new.trace),
-            len(content),
+            failure,
+            placed,
+            _model(new.reading),
+            self._contents.size() - before,
+            _ROW_BYTES,
             new.sequence,
         )
-        self._database.run(
-            "INSERT INTO traces VALUES (?, ?) ON CONFLICT DO UPDATE SET content = excluded.content",
-            new.sequence,
-            content,
-        )
-        lane = Lane(*found[0])
-        self._deliveries.add(new.sequence, lane, list(dict.fromkeys(new.sinks)))
+        if not placed:
+            return None
+        lane = Lane(fingerprint, dataset)
+        self._deliver(new.sequence, lane, new.sinks)
         return lane
 
-    def record(self, sequence: int) -> Record:
-        """An exchange as it was captured; `LookupError` if it is not there or damaged."""
-        found = self._database.rows(
-            "SELECT facts, chunks, request, response FROM captures WHERE sequence = ?", sequence
-        )
-        if not found:
-            raise LookupError(f"there is no exchange {sequence}")
-        return self._record(sequence, found[0])
+    def unread(self, most: int) -> list[tuple[int, Record]]:
+        """Sequence and record of the first that were never read into turns; fewer than `most` where they are large.
 
-    def trace(self, sequence: int) -> Trace:
-        """What was understood of an exchange; `LookupError` if it is not there, was not understood, or is damaged."""
-        found = self._database.rows("SELECT content FROM traces WHERE sequence = ?", sequence)
-        if not found:
-            raise LookupError(f"there is no trace of exchange {sequence}")
-        try:
-            return self._packer.unpack_trace(found[0][0])
-        except ValueError as error:
-            raise LookupError(f"the trace of exchange {sequence} is damaged") from error
+        Those that are damaged are logged and noted, so that they do not come again.
+        """
+        records: list[tuple[int, Record]] = []
+        size = 0
+        while len(records) < most and size < _UNREAD_BYTES:
+            found = self._database.rows(
+                "SELECT sequence FROM exchanges WHERE unread = 1 AND sequence > ? ORDER BY sequence LIMIT 1",
+                records[-1][0] if records else 0,
+            )
+            if not found:
+                break
+            ((sequence,),) = found
+            try:
+                record = self._captures.record(sequence)
+            except LookupError as error:
+                log.error("exchange_unreadable", sequence=sequence)
+                with self._database.transaction():
+                    self._database.run(
+                        "UPDATE exchanges SET unread = 0, error = ? WHERE sequence = ?", str(error), sequence
+                    )
+                continue
+            records.append((sequence, record))
+            size += record.size
+        return records
 
     def all(self, dataset: str | None, since: float | None) -> Iterator[tuple[int, Record]]:
         """Sequence and record of each; a query for each, so that neither memory nor a lock is held in between."""
         wanted, values = _wanted(dataset, since)
         last = 0
         while found := self._database.rows(
-            "SELECT sequence, facts, chunks, request, response FROM exchanges CROSS JOIN captures USING (sequence)"  # noqa: S608  # constants
-            f" WHERE sequence > ? AND {wanted} ORDER BY sequence LIMIT 1",
+            f"SELECT sequence FROM exchanges WHERE sequence > ? AND {wanted} ORDER BY sequence LIMIT 1",  # noqa: S608  # constants
             last,
             *values,
         ):
-            last, *packed = found[0]
+            ((last,),) = found
             try:
-                yield last, self._record(last, packed)
+                yield last, self._captures.record(last)
             except LookupError:
                 log.error("exchange_unreadable", sequence=last)
 
@@ -136,24 +173,33 @@ class Exchanges:
         ((number,),) = self._database.rows(f"SELECT count(*) FROM exchanges WHERE {wanted}", *values)  # noqa: S608  # constants
         return int(number)
 
-    def _content(self, trace: Trace | None, error: str | None) -> tuple[bytes | None, str | None]:
-        """The trace packed, or why there is none."""
-        error = error and clean_text(error)
-        if trace is None:
-            return None, error
-        try:
-            content = self._packer.pack_trace(trace)
-        except ValueError as failure:
-            return None, error or str(failure)
-        if len(content) > self._database.row_bytes():
-            return None, error or "a trace that is too large to be stored"
-        return content, error
+    def unfinished(self) -> tuple[int, int]:
+        """Bytes and number of the exchanges with deliveries that are open or parked."""
+        ((size, number),) = self._database.rows(
+            "SELECT coalesce(sum(stored), 0), count(*) FROM exchanges WHERE waiting > 0 OR parked > 0"
+        )
+        return int(size), int(number)
 
-    def _record(self, sequence: int, packed: Sequence[bytes]) -> Record:
+    def _deliver(self, sequence: int, lane: Lane, sinks: Sequence[str]) -> None:
+        self._deliveries.add(sequence, lane, list(dict.fromkeys(sinks)))
+
+    def _attempt(self, identity: str, work: Callable[[], int | None]) -> tuple[bool, int | None]:
+        """Do something with an exchange's turn: all of it or nothing. Whether it was done, and what came of it."""
         try:
-            return self._packer.unpack(PackedRecord(*packed))
-        except ValueError as error:
-            raise LookupError(f"exchange {sequence} is damaged") from error
+            with self._database.attempt():
+                return True, work()
+        except (StoreCorrupt, StoreUnavailable):
+            raise
+        except Exception as error:  # a defect in there would fail each time again
+            if isinstance(error, sqlite3.Error | OSError) and classified(error, self._database.path) is not error:
+                raise
+            log.error("exchange_not_understood", exchange=identity, error=type(error).__name__, where=where(error))
+            return False, None
+
+
+def _is_plain(record: Record) -> bool:
+    """Whether a request can be like another one: what is compressed has nothing in common with anything."""
+    return record.request_headers.get("content-encoding", "").strip().lower() in ("", "identity")
 
 
 def _columns(record: Record, now: float) -> tuple[str | float | int | None, ...]:
@@ -180,6 +226,6 @@ def _wanted(dataset: str | None, since: float | None) -> tuple[str, list[str | f
     return wanted, values
 
 
-def _model(trace: Trace | None) -> str | None:
-    model = trace.metadata.get("model") if trace is not None else None
+def _model(reading: Reading | None) -> str | None:
+    model = reading.metadata.get("model") if reading is not None else None
     return clean_text(model) if isinstance(model, str) else None

@@ -1,28 +1,34 @@
-"""Records and traces as blobs, and back again exactly; no SQL, no I/O.
+"""Records and texts as blobs, and back again exactly; no SQL, no I/O.
 
-A record becomes four: its facts (JSON), the lengths and times of its chunks (MessagePack), and the two bodies. A trace
-is JSON. Each blob begins with a byte that says whether the rest is compressed, which it is where that makes it smaller.
+A record becomes four: its facts (JSON), the lengths and times of its chunks (MessagePack), and the two bodies. A blob
+begins with a byte that says how the rest is packed: as it is, compressed, or compressed with another text, of which it
+repeats much, as the dictionary.
 """
 
 from __future__ import annotations
 
 import json
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import zstandard
 
-from sidestream.providers.jsons import clean, text_of
-from sidestream.traces.model import Trace
 from sidestream.traces.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PLAIN, _ZSTD = b"\0", b"\1"
-_WORTH_IT = 512
+_PLAIN, _ZSTD, _BASED = b"\0", b"\1", b"\2"
+_LEVEL: Final = 3
+_WORTH_IT: Final = 512
 """Bytes below which compression is not tried."""
+_LARGE: Final = 512 << 10
+"""Bytes of a text and its dictionary beyond which the level's own tables are too small to find what is repeated."""
+_FAST: Final = 16 << 20
+"""Bytes of a dictionary beyond which zstd's fast strategies look at its end alone."""
+_LARGEST: Final = 128 << 20
+"""Bytes of both beyond which no dictionary is used: it takes as much memory again."""
 _BODIES = frozenset({"request_chunks", "response_chunks", "response_times"})
 _FACTS = tuple(name for name in Record.__struct_fields__ if name not in _BODIES)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -31,7 +37,7 @@ _UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class PackedRecord(NamedTuple):
-    """A record, as the table `captures` has it."""
+    """A record, as the table `captures` has it; but the request is left as it was, for it may repeat another's."""
 
     facts: bytes
     chunks: bytes
@@ -43,7 +49,7 @@ class Packer:
     """Packs and unpacks; for one thread at a time."""
 
     def __init__(self) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
         self._decompressor = zstandard.ZstdDecompressor()
 
     def squeeze(self, data: bytes) -> bytes:
@@ -54,15 +60,29 @@ class Packer:
                 return _ZSTD + smaller
         return _PLAIN + data
 
-    def expand(self, blob: bytes) -> bytes:
-        """What was squeezed; `ValueError` if the blob is damaged."""
-        if blob[:1] == _PLAIN:
+    def squeeze_with(self, base: bytes, data: bytes) -> bytes | None:
+        """One blob that only `base` makes readable again; None where both are too large for that."""
+        if not base or len(base) + len(data) > _LARGEST:
+            return None
+        dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        compressor = zstandard.ZstdCompressor(
+            dict_data=dictionary, compression_params=_parameters(len(base), len(data))
+        )
+        return _BASED + compressor.compress(data)
+
+    def expand(self, blob: bytes, base: bytes | None = None) -> bytes:
+        """What was squeezed; `ValueError` if the blob is damaged, or `base` is not what it was squeezed with."""
+        kind, decompressor = blob[:1], self._decompressor
+        if kind == _PLAIN:
             return blob[1:]
-        if blob[:1] != _ZSTD:
+        if kind == _BASED and base:
+            dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            decompressor = zstandard.ZstdDecompressor(dict_data=dictionary)
+        elif kind != _ZSTD:
             raise ValueError("a blob that is damaged")
         try:
-            return self._decompressor.decompress(memoryview(blob)[1:])
-        except zstandard.ZstdError as error:
+            return decompressor.decompress(memoryview(blob)[1:])
+        except (zstandard.ZstdError, MemoryError) as error:  # memory, where it is the size that is damaged
             raise ValueError("a blob that is damaged") from error
 
     def pack(self, record: Record, most: int) -> PackedRecord:
@@ -85,26 +105,12 @@ class Packer:
             sent, received, times = msgspec.msgpack.decode(self.expand(packed.chunks))
             return Record(
                 **{name: facts[name] for name in _FACTS if name in facts},
-                request_chunks=_split(self.expand(packed.request), sent),
+                request_chunks=_split(packed.request, sent),
                 response_chunks=_split(self.expand(packed.response), received),
                 response_times=tuple(times),
             )
         except (TypeError, KeyError, msgspec.MsgspecError) as error:
             raise ValueError("a record that is damaged") from error
-
-    def pack_trace(self, trace: Trace) -> bytes:
-        """A trace as one blob; `ValueError` for one that no JSON can hold."""
-        try:
-            try:
-                return self.squeeze(_json(trace))
-            except _UNFIT:
-                return self.squeeze(_json(Trace(**clean(msgspec.structs.asdict(trace)))))
-        except _UNFIT as error:
-            raise ValueError("a trace that no JSON can hold") from error
-
-    def unpack_trace(self, blob: bytes) -> Trace:
-        """The trace; `ValueError` if the blob is damaged."""
-        return msgspec.json.decode(self.expand(blob), type=Trace)
 
     def _packed(self, record: Record) -> PackedRecord:
         facts = {name: getattr(record, name) for name in _FACTS}
@@ -118,17 +124,23 @@ class Packer:
         return PackedRecord(
             self.squeeze(text),
             self.squeeze(chunks),
-            self.squeeze(b"".join(record.request_chunks)),
+            b"".join(record.request_chunks),
             self.squeeze(b"".join(record.response_chunks)),
         )
 
 
-def _json(trace: Trace) -> bytes:
-    """Message by message: one call of an encoder holds the interpreter, and with it a relay in the same process."""
-    encode = msgspec.json.encode
-    messages = b",".join([encode(message) for message in trace.messages])
-    head = text_of({"id": trace.id, "dataset": trace.dataset, "metadata": trace.metadata}).encode()
-    return b"".join((head[:-1], b',"messages":[', messages, b"]}"))
+def _parameters(base: int, size: int) -> zstandard.ZstdCompressionParameters:
+    """Such that all of both can be looked back to, and is: the level's own tables remember only the latest of it."""
+    window = max((base + size).bit_length(), zstandard.WINDOWLOG_MIN)
+    tables: dict[str, int] = {}
+    if base > _FAST:
+        depth = {"search_log": 2, "min_match": 6}
+        tables = {"hash_log": 24, "chain_log": 24, "strategy": zstandard.STRATEGY_GREEDY, **depth}
+    elif base + size > _LARGE:
+        tables = {"hash_log": window - 3, "strategy": zstandard.STRATEGY_FAST}
+    return zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL, source_size=size, dict_size=base, window_log=window, write_checksum=True, **tables
+    )
 
 
 def _split(data: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:

@@ -4,10 +4,14 @@ Ages go by the clock, and a clock can be wrong. Exchanges are numbered as they a
 it: the first that is young ends the search, whatever later ones say. One from the future says nothing, and is passed
 over. So a clock that is set back, and forward again, removes nothing that is young, as long as anything young was
 stored before; and one that ran ahead for a while leaves exchanges that only `max_bytes` removes.
+
+What is packed with the request of an exchange that goes is packed anew before that (`Captures.release`). What was said
+goes with the last turn that said it.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from sidestream.store.rows import Pruned
@@ -15,17 +19,22 @@ from sidestream.store.rows import Pruned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidestream.store.captures import Captures
     from sidestream.store.database import Database
 
 _PAGE = 500
 _STEP_BYTES = 64 << 20
-"""Bytes after which a step ends: what is removed is overwritten, so it all goes through SQLite's log."""
+"""Bytes after which a step ends: what is removed is overwritten, so it all goes through SQLite's log. Packing requests
+anew ends a step after as many of theirs."""
 
 
-def prune(database: Database, *, now: float, age: float | None, max_bytes: int | None, most: int) -> Pruned:
+def prune(
+    database: Database, captures: Captures, *, now: float, age: float | None, max_bytes: int | None, most: int
+) -> Pruned:
     """Remove at most `most` exchanges, oldest first: those older than `age` seconds, and those beyond `max_bytes`.
 
-    Fewer where they are large. Parked deliveries keep an exchange from being removed for its size, not for its age.
+    Fewer where they are large; none where a step is needed to make others independent of them. Parked deliveries keep
+    an exchange from being removed for its size, not for its age.
     """
     before = database.live_bytes()
     found = _older(database, now, age, most) if age is not None else {}
@@ -35,16 +44,37 @@ def prune(database: Database, *, now: float, age: float | None, max_bytes: int |
     if not found:
         return Pruned(0, 0, more=False)
     with database.transaction():
+        if not captures.release(found, _STEP_BYTES):
+            return Pruned(0, 0, more=True)
         database.run_many("DELETE FROM exchanges WHERE sequence = ?", [(sequence,) for sequence in found])
     after = database.live_bytes()
     more = _enough(found, most) or (max_bytes is not None and after > max_bytes)
     return Pruned(len(found), max(before - after, 0), more)
 
 
-def discard_finished(database: Database) -> int:
-    """Remove every exchange that has nothing left to deliver; how many."""
+def discard_finished(database: Database, captures: Captures, keep: int) -> int:
+    """Of exchanges with nothing left to deliver, remove what is large; how many these are.
+
+    What is left, by which later turns are placed, goes as well of all but the newest `keep`.
+    """
+    finished = database.rows(
+        "SELECT captures.sequence FROM captures CROSS JOIN exchanges USING (sequence) WHERE waiting = 0 AND parked = 0"
+    )
+    for start in range(0, len(finished), _PAGE):
+        page = finished[start : start + _PAGE]
+        with database.transaction():
+            captures.release([sequence for (sequence,) in page], sys.maxsize)
+            for table in ("captures", "said"):
+                database.run_many(f"DELETE FROM {table} WHERE sequence = ?", page)  # noqa: S608  # constants
+            database.run_many("UPDATE turns SET system = NULL, tools = NULL, facts = x'' WHERE sequence = ?", page)
+            database.run_many("UPDATE exchanges SET stored = 0 WHERE sequence = ?", page)
     with database.transaction():
-        return database.run("DELETE FROM exchanges WHERE waiting = 0 AND parked = 0")
+        database.run(
+            "DELETE FROM exchanges WHERE waiting = 0 AND parked = 0 AND sequence <= (SELECT sequence FROM exchanges"
+            " WHERE waiting = 0 AND parked = 0 ORDER BY sequence DESC LIMIT 1 OFFSET ?)",
+            keep,
+        )
+    return len(finished)
 
 
 def _older(database: Database, now: float, age: float, most: int) -> dict[int, int]:

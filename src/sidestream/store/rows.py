@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Reading
     from sidestream.traces.record import Record
 
 
 class State(enum.StrEnum):
-    """Where the delivery of one trace to one sink stands."""
+    """Where the delivery of one turn to one sink stands."""
 
     PENDING = "pending"
     """Not tried yet."""
@@ -30,11 +30,11 @@ class State(enum.StrEnum):
 
 
 OPEN = frozenset({State.PENDING, State.SENDING, State.RETRY_AT})
-"""States that hold back the later traces of their lane."""
+"""States that hold back the later turns of their lane."""
 
 
 class Lane(NamedTuple):
-    """What is delivered in order: the traces of one key and one dataset. `fingerprint` is "" where there is no key."""
+    """What is delivered in order: the turns of one key and one dataset. `fingerprint` is "" where there is no key."""
 
     fingerprint: str
     dataset: str
@@ -59,10 +59,10 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One exchange to be stored. `trace` is None where it could not be understood; `error` then has the reason."""
+    """One exchange to be stored. `reading` is None where it could not be understood; `error` then has the reason."""
 
     record: Record
-    trace: Trace | None
+    reading: Reading | None
     error: str | None
     sinks: Sequence[str]
     """The names of the sinks it is to be delivered to."""
@@ -70,7 +70,7 @@ class Item:
 
 @dataclass(slots=True)
 class Delivery:
-    """One row: a trace on its way to a sink. Times are Unix time in seconds."""
+    """One row: a turn on its way to a sink. Times are Unix time in seconds."""
 
     id: int
     sequence: int
@@ -94,14 +94,16 @@ class Delivery:
     """What the destination calls it, where it said so."""
     version: int = 0
     """How often it has begun anew."""
+    told_until: int | None = None
+    """The time given to the last message that was sent, in microseconds since 1970; for `Unit.TRACE` alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """An exchange understood anew. Without a trace only the `error` is noted; what was understood before stays."""
+    """An exchange understood anew. Without a reading only the `error` is noted; what was understood before stays."""
 
     sequence: int
-    trace: Trace | None
+    reading: Reading | None
     error: str | None
     sinks: Sequence[str] = ()
     """The names of the sinks it is to be delivered to, again or for the first time."""

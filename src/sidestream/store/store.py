@@ -13,19 +13,27 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sidestream.providers import PROVIDERS
 from sidestream.store import retention
+from sidestream.store.captures import Captures
+from sidestream.store.contents import Contents
+from sidestream.store.conversations import Conversations
 from sidestream.store.database import Database, set_aside
 from sidestream.store.deliveries import Deliveries
+from sidestream.store.dispatch import Dispatch
 from sidestream.store.exchanges import Exchanges
 from sidestream.store.faults import StoreCorrupt
+from sidestream.store.packing import Packer
 from sidestream.store.positions import Positions
+from sidestream.store.turns import Turns
+from sidestream.traces.understanding import understand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sidestream.store.rows import Carried, Delivery, Item, Lane, Position, Pruned, Redelivered, Replacement, State
-    from sidestream.traces.model import Trace
+    from sidestream.traces.model import Reading, Turn, Unit
     from sidestream.traces.record import Record
 
 log = structlog.get_logger()
@@ -38,8 +46,13 @@ class Store:
 
     def __init__(self, database: Database, *, full_sync: bool = False, now: Callable[[], float] = time.time) -> None:
         self._database = database
+        packer = Packer()
+        self._captures = Captures(database, packer)
+        contents = Contents(database, packer)
+        conversations = Conversations(database, contents, self._readable)
         self._deliveries = Deliveries(database)
-        self._exchanges = Exchanges(database, self._deliveries)
+        self._exchanges = Exchanges(database, packer, self._captures, contents, conversations, self._deliveries)
+        self._dispatch = Dispatch(database, Turns(database, contents), self.reading)
         self._positions = Positions(database)
         self._full_sync = full_sync
         self._now = now
@@ -106,6 +119,7 @@ class Store:
 
         A position of None forgets a relay, and all that was carried for it. `released` names carried exchanges, by
         relay and number, that have ended. Returns the items that are new: those whose id is known are passed over.
+        One whose turn cannot be stored, for a defect of ours, is stored without it, and not delivered.
         """
         if not (items or positions or carried or released):
             return []
@@ -116,11 +130,26 @@ class Store:
 
     def record(self, sequence: int) -> Record:
         """An exchange as it was captured; `LookupError` if it is not there or damaged."""
-        return self._exchanges.record(sequence)
+        return self._captures.record(sequence)
 
-    def trace(self, sequence: int) -> Trace:
-        """What was understood of an exchange; `LookupError` if it is not there, was not understood, or is damaged."""
-        return self._exchanges.trace(sequence)
+    def reading(self, sequence: int) -> Reading:
+        """An exchange read again from its capture; `LookupError` if that is not there, or cannot be read."""
+        record = self._captures.record(sequence)
+        if record.provider not in PROVIDERS:
+            raise LookupError(f"exchange {sequence} is of a provider that is not known")
+        return understand(record, PROVIDERS[record.provider])
+
+    def turn(self, delivery: Delivery, unit: Unit) -> Turn:
+        """What a sink that delivers these units is to be told; `LookupError` if that is not there, or damaged."""
+        return self._dispatch.turn(delivery, unit)
+
+    def unread(self, most: int) -> list[tuple[int, Record]]:
+        """Sequence and record of exchanges that an earlier version stored, and `replace` has not had yet; in order.
+
+        At most `most`, fewer where they are large, and none only where there are none. Damaged ones are logged, noted,
+        and passed over.
+        """
+        return self._exchanges.unread(most)
 
     def exchanges(self, *, dataset: str | None = None, since: float | None = None) -> Iterator[tuple[int, Record]]:
         """Sequence and record of each exchange, in order of arrival; one at a time, with no lock held in between.
@@ -134,7 +163,7 @@ class Store:
         return self._exchanges.count(dataset, since)
 
     def replace(self, replacements: Sequence[Replacement]) -> list[tuple[str, Lane]]:
-        """Put what was understood anew in the place of the old, all or nothing.
+        """Put what was understood anew in the place of the old, all or nothing; none of these is `unread` any more.
 
         Returns the sinks and lanes that have something to deliver by it. Exchanges that are gone are passed over.
         """
@@ -219,17 +248,28 @@ class Store:
         """
         return self._deliveries.redeliver(states=states, sink=sink, dataset=dataset, exchange=exchange)
 
+    def forget_remote(self, sink: str, remote: str) -> None:
+        """The destination does not have this trace any more: nothing was told there."""
+        self._deliveries.forget_remote(sink, remote)
+
+    def unfinished(self) -> tuple[int, int]:
+        """Bytes and number of the exchanges with deliveries that are open or parked."""
+        return self._exchanges.unfinished()
+
     def prune(self, *, age: float | None, max_bytes: int | None, most: int = 200) -> Pruned:
         """Remove at most `most` exchanges, oldest first: those older than `age` seconds, then those beyond `max_bytes`.
 
         Never one that is still to be delivered; one that is parked, only for its age. What a wrong clock does is said
         in `sidestream.store.retention`.
         """
-        return retention.prune(self._database, now=self._now(), age=age, max_bytes=max_bytes, most=most)
+        return retention.prune(self._database, self._captures, now=self._now(), age=age, max_bytes=max_bytes, most=most)
 
-    def discard_finished(self) -> int:
-        """Remove every exchange that has nothing left to deliver, and is not parked; how many."""
-        return retention.discard_finished(self._database)
+    def discard_finished(self, keep: int) -> int:
+        """In memory: of exchanges with nothing left to deliver, and not parked, remove what is large; how many.
+
+        What later turns are placed by is kept of the newest `keep` of them.
+        """
+        return retention.discard_finished(self._database, self._captures, keep)
 
     def vacuum(self, pages: int) -> bool:
         """Give up to `pages` free pages (4 KiB) back, and empty SQLite's log; False if a reader is in the way of that.
@@ -245,3 +285,9 @@ class Store:
     def held_bytes(self) -> int:
         """Bytes of what is in use, in memory or in the file; room left by what was removed is not counted."""
         return self._database.live_bytes()
+
+    def _readable(self, sequence: int) -> Reading | None:
+        try:
+            return self.reading(sequence)
+        except LookupError:
+            return None

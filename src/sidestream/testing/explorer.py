@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"Bearer (inv-[0-9a-f]{64})")
 _BODY_LIMIT = 1 << 30
-_APPEND_SECONDS = 0.02
 
 
 @dataclass
 class _Failure:
     method: str
+    path: str
     status: int
     times: int
     retry_after: str | None
@@ -41,18 +41,26 @@ class _Failure:
 class FakeExplorer:
     """``async with FakeExplorer() as explorer:`` serves at `url` and keeps what is pushed in `traces`.
 
-    `requests` has the method and path of every request so far; `policies` is what the policy endpoint answers. Keys in
-    `refused` get a 401.
+    `requests` has the method and path of every request so far, `sizes` the bytes of what was posted; `policies` is what
+    the policy endpoint answers. Keys in `refused` get a 401. `appends` has the ids of the traces that were appended to,
+    in order; an append takes `append_seconds`, and goes on to its end when the client has left. To delete a trace, take
+    it out of `traces`.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.traces: list[PushedTrace] = []
         self.requests: list[tuple[str, str]] = []
+        self.sizes: list[int] = []
         self.policies: list[dict[str, Any]] = []
         self.refused: set[str] = set()
+        self.appends: list[str] = []
+        self.append_seconds = 0.02
+        """What its database takes, so that two appends can meet."""
+        self.most_appending = 0
+        """The most appends that have been under way at a time."""
         self._failures: list[_Failure] = []
-        self._appending: set[str] = set()
+        self._appending: dict[str, asyncio.Task[None]] = {}
         self._frozen = False
         self._closing = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -93,12 +101,19 @@ class FakeExplorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing.set()
+        for task in self._appending.values():
+            task.cancel()
         await self._runner.cleanup()
 
     @property
     def frozen(self) -> bool:
         """Whether two appends to one trace at a time have brought the server to a standstill, for good."""
         return self._frozen
+
+    @property
+    def appending(self) -> int:
+        """How many appends are under way."""
+        return len(self._appending)
 
     def exchanges(self, dataset: str | None = None) -> list[str]:
         """Which exchanges the traces say to be, in order of arrival; of one dataset, or of all."""
@@ -111,6 +126,7 @@ class FakeExplorer:
         times: int = 1,
         *,
         method: str = "POST",
+        path: str = "",
         retry_after: str | float | None = None,
         store: bool = False,
         hang: bool = False,
@@ -118,15 +134,21 @@ class FakeExplorer:
     ) -> None:
         """Make the next `times` requests of `method` fail with `status` (after those already scripted for it).
 
-        `store` stores the push all the same; `hang` never answers; `drop` closes the connection without an answer.
+        With `path`, only those whose path ends so: ``/messages`` for appends, ``/push/trace`` for pushes. `store`
+        stores what was sent all the same; `hang` never answers; `drop` closes the connection without an answer.
         """
         header = None if retry_after is None else str(retry_after)
-        self._failures.append(_Failure(method, status, times, header, store, hang, drop))
+        self._failures.append(_Failure(method, path, status, times, header, store, hang, drop))
 
     async def wait_for(self, n: int, timeout: float = 5.0) -> list[PushedTrace]:  # noqa: ASYNC109 (reads best in a test)
         """The traces, once there are `n` of them; `TimeoutError` after `timeout` seconds."""
         await self._until(lambda: len(self.traces) >= n, timeout, f"{n} traces")
         return self.traces
+
+    async def wait_for_appends(self, n: int, timeout: float = 5.0) -> list[str]:  # noqa: ASYNC109
+        """`appends`, once there are `n`; `TimeoutError` after `timeout` seconds."""
+        await self._until(lambda: len(self.appends) >= n, timeout, f"{n} appends")
+        return self.appends
 
     async def wait_for_requests(self, n: int, timeout: float = 5.0) -> list[tuple[str, str]]:  # noqa: ASYNC109
         """The requests, once `n` have arrived, whatever became of them; `TimeoutError` after `timeout` seconds."""
@@ -156,8 +178,8 @@ class FakeExplorer:
         if request.path.endswith("/"):
             return web.Response(status=307, headers={"Location": request.path.rstrip("/")})
         if request.method == "POST":
-            await request.read()
-        if failure := self._next_failure(request.method):
+            self.sizes.append(len(await request.read()))
+        if failure := self._next_failure(request):
             return await self._fail(failure, request, handler)
         return await self._answered(request, handler)
 
@@ -176,8 +198,10 @@ class FakeExplorer:
         if _key_of(request) in self.refused:
             raise Refused(401, "You must provide a valid API key.")
 
-    def _next_failure(self, method: str) -> _Failure | None:
-        failure = next((failure for failure in self._failures if failure.method == method), None)
+    def _next_failure(self, request: web.Request) -> _Failure | None:
+        failure = next(
+            (f for f in self._failures if request.method == f.method and request.path.endswith(f.path)), None
+        )
         if failure is None:
             return None
         failure.times -= 1
@@ -238,20 +262,26 @@ class FakeExplorer:
         if trace.id in self._appending:
             self._frozen = True
             await self._never(request)
-        self._appending.add(trace.id)
-        try:
-            await asyncio.sleep(_APPEND_SECONDS)  # what its database takes, so that two appends can meet
-        finally:
-            self._appending.discard(trace.id)
+        new = [stored(message) for message in messages]
+        task = self._appending[trace.id] = asyncio.ensure_future(self._merge(trace, new))
+        self.most_appending = max(self.most_appending, self.appending)
+        await asyncio.shield(task)
         if self._frozen:
             await self._never(request)
+        return _json({"success": True})
+
+    async def _merge(self, trace: PushedTrace, new: list[dict[str, Any]]) -> None:
+        await asyncio.sleep(self.append_seconds)
+        if self._frozen:
+            return
 
         def when(message: dict[str, Any]) -> str:
             return str(message.get("timestamp") or trace.created)
 
-        trace.messages = list(heapq.merge(map(stored, messages), trace.messages, key=when))  # a tie: the new one first
+        trace.messages = list(heapq.merge(new, trace.messages, key=when))  # a tie: the new one first
+        self.appends.append(trace.id)
+        del self._appending[trace.id]
         await self._notify()
-        return _json({"success": True})
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         return _json(self._find(request).shown())

@@ -1,29 +1,59 @@
-"""From a captured exchange to its trace: a pure function, so that it can be run again on what was captured.
+"""From a captured exchange to its reading: a pure function, so that it can be run again on what was captured.
 
-It undoes the bodies' encodings, lets the provider read them, and puts the transport's facts beside the provider's. What
-comes out is JSON for the strictest parser, whatever the provider module let through.
+It undoes the bodies' encodings, lets the provider read them, puts the transport's facts beside the provider's, and
+works out what the call is placed in its conversation by. What comes out is JSON for the strictest parser, whatever the
+provider module let through.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from sidestream.providers.decoding import LIMIT, decode
-from sidestream.providers.jsons import clean
-from sidestream.traces.model import Trace
+from sidestream.providers.jsons import clean, clean_text, text_of
+from sidestream.traces.conversation import (
+    Call,
+    clues,
+    cut_text,
+    digest,
+    digest_of,
+    is_summary,
+    scope_of,
+    states_of,
+)
+from sidestream.traces.model import Reading
+from sidestream.traces.prices import cost_of
+from sidestream.traces.sessions import name_in, session_of
 
 if TYPE_CHECKING:
-    from sidestream.providers.base import Provider, Understood
+    from sidestream.providers.base import Provider, Said, Understood
     from sidestream.traces.record import Record
 
+_MOST_COUNTED: Final = 1 << 53
+_DIGITS: Final = 3
+"""Nobody tries a thousand times."""
 
-def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Trace:
+
+def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Reading:
     """Read a record. Each body is decoded up to `limit` bytes.
 
-    The trace's metadata has ``model, usage, stop_reason, message_complete`` (the provider's word), ``outcome, status,
+    The reading's metadata has ``model, usage, stop_reason, message_complete`` (the provider's word), ``outcome, status,
     time_to_first_byte, duration`` (seconds), ``started_at`` (ISO 8601, UTC), ``exchange, provider, via_gateway``, and,
-    only where they say something:
+    only where they are known:
+
+    - ``request_id``: the provider's own name for the exchange;
+    - ``parameters``: the request's other fields;
+    - ``tools``: ``{"count", "digest"}`` and ``system``: ``{"digest"}``, the digests in hex: the same for the same;
+    - ``cache``: ``{"read", "written"}``, tokens;
+    - ``tokens_per_second``: of a whole answer, over the time in which it came; for one that was not streamed that is
+      the whole exchange;
+    - ``cost``: of a whole answer (`sidestream.traces.prices.cost_of`);
+
+    and, only where they say something:
 
     - ``request_complete: false``, ``end_verifiable: false``, ``exact: false``: as in the record;
     - ``truncated``: which of ``request`` and ``response`` were captured, or decoded, only in part;
@@ -49,12 +79,81 @@ def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Tra
         for name, cut in (("request", record.request_truncated), ("response", record.response_truncated))
         if cut or problems.get(name) == "too_large"
     ]
-    return Trace(
+    system, tools = clean(understood.system), clean(understood.tools)
+    manner = [digest(text_of(part)) if part else b"" for part in (system, tools)]
+    asked = [_cleaned(said) for said in understood.asked]
+    answer = _cleaned(understood.answer) if understood.answer is not None else None
+    lacking = {*truncated, *problems, *({"request"} & understood.extras.keys())}
+    return Reading(
         id=record.id,
         dataset=record.dataset,
-        messages=clean(understood.messages),
-        metadata=clean(_facts(record, understood) | _remarks(record, understood, truncated, problems)),
+        system=system,
+        asked=asked,
+        answer=answer,
+        tools=tools,
+        metadata=clean(
+            _facts(record, understood)
+            | _details(record, understood, *manner)
+            | _remarks(record, understood, truncated, problems)
+        ),
+        call=_call(record, understood, asked, answer, digest(*manner), lacking),
     )
+
+
+def _cleaned(said: Said) -> Said:
+    return msgspec.structs.replace(
+        said, role=clean_text(said.role), shown=clean(said.shown), text=clean_text(said.text)
+    )
+
+
+def _call(
+    record: Record, understood: Understood, asked: list[Said], answer: Said | None, manner: bytes, lacking: set[str]
+) -> Call:
+    """What the call is placed by; `lacking` names the bodies of which not all is known.
+
+    A request that is not `whole` has no state. The calls of a long conversation that were cut off at the same limit
+    look the same, and what each goes on from may lie beyond: any state of theirs would make them retries of each other,
+    or branches. So they stay by themselves, as does what their answers' tool calls ask for. Names still tell: the
+    session's, and the answer's. An answer that was not captured whole is none that a client would ask for again.
+    """
+    whole = "request" not in lacking
+    said = [*asked, *([answer] if answer is not None else [])]
+    states = states_of(said) if whole and asked else []
+    openings = [clean_text(text) for text in understood.openings] if whole else []
+    arguments = [clean_text(text) for text in understood.arguments] if whole else []
+    return Call(
+        scope=scope_of(record.dataset, record.provider, record.fingerprint),
+        started_at=record.started_at,
+        ended_at=record.started_at + record.duration,
+        states=tuple(states[: len(asked)]),
+        leaving=states[-1] if states else None,
+        outlines=tuple(states_of(said, outline=True)) if states else (),
+        answered=answer is not None,
+        complete=understood.message_complete or "response" in lacking,
+        digests=tuple(digest_of(each) for each in said),
+        texts=tuple(each.text for each in asked),
+        roles=tuple(each.role for each in asked),
+        cut=cut_text(answer, complete=understood.message_complete),
+        manner=manner,
+        retries=_retries(record.request_headers.get("x-stainless-retry-count", "")),
+        session=session_of(record.request_headers),
+        answer=_named(understood.id),
+        previous=_named(understood.previous) if whole else None,
+        compaction=answer.compaction if answer is not None else b"",
+        compacted=asked[0].compaction if whole and asked else b"",
+        openings=clues(openings),
+        summary=is_summary(openings),
+        arguments=clues(arguments),
+    )
+
+
+def _named(name: str | None) -> bytes | None:
+    return digest(clean_text(name)) if name else None
+
+
+def _retries(told: str) -> int:
+    told = told.strip()
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= _DIGITS else 0
 
 
 def _facts(record: Record, understood: Understood) -> dict[str, Any]:
@@ -72,6 +171,49 @@ def _facts(record: Record, understood: Understood) -> dict[str, Any]:
         "started_at": datetime.fromtimestamp(record.started_at, UTC).isoformat(),
         "via_gateway": True,
     }
+
+
+def _details(record: Record, understood: Understood, system: bytes, tools: bytes) -> dict[str, Any]:
+    """What is said only where it is known. `system` and `tools` are digests; b"" for none."""
+    usage = understood.usage or {}
+    cached = {
+        "read": _count(usage.get("cache_read_input_tokens")),
+        "written": _count(usage.get("cache_creation_input_tokens")),
+    }
+    details: dict[str, Any] = {
+        "request_id": name_in(record.response_headers.get("request-id")),
+        "parameters": understood.parameters or None,
+        "tools": {"count": len(understood.tools), "digest": tools.hex()} if tools else None,
+        "system": {"digest": system.hex()} if system else None,
+        "cache": {key: count for key, count in cached.items() if count is not None} or None,
+    }
+    if understood.message_complete:  # until then the usage is that of the beginning
+        details["tokens_per_second"] = _rate(_count(usage.get("output_tokens")), _answering(record))
+        details["cost"] = cost_of(
+            understood.model, usage, record.started_at, record.provider, asked=understood.parameters
+        )
+    return {key: detail for key, detail in details.items() if detail is not None}
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, as far as it can be one."""
+    return value if type(value) is int and 0 <= value < _MOST_COUNTED else None
+
+
+def _answering(record: Record) -> float:
+    """The seconds in which the answer came; 0 where that is not known."""
+    if not record.response_headers.get("content-type", "").strip().lower().startswith("text/event-stream"):
+        return record.duration
+    if record.response_truncated or not record.response_times:
+        return 0.0
+    return record.response_times[-1] - record.response_times[0]
+
+
+def _rate(tokens: int | None, seconds: float) -> float | None:
+    if not tokens or not math.isfinite(seconds) or seconds <= 0:
+        return None
+    rate = round(tokens / seconds, 2)
+    return rate if rate and math.isfinite(rate) else None
 
 
 def _remarks(record: Record, understood: Understood, truncated: list[str], problems: dict[str, str]) -> dict[str, Any]:

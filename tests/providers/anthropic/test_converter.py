@@ -17,9 +17,10 @@ PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVB
 
 
 def history(*messages: Any, **request: Any) -> list[dict[str, Any]]:
+    """The trace messages of a request."""
     conversion = Conversion()
     conversion.add_request({"messages": list(messages), **request})
-    return conversion.messages
+    return [*conversion.system, *(message for said in conversion.asked for message in said.shown)]
 
 
 def user(*content: Any) -> list[dict[str, Any]]:
@@ -42,7 +43,8 @@ def answer(name: str) -> list[dict[str, Any]]:
     assert assembled.message is not None
     conversion = Conversion()
     conversion.add_answer(assembled.message, assembled.raw_inputs)
-    return conversion.messages
+    assert conversion.answer is not None
+    return conversion.answer.shown
 
 
 def server_result(kind: str, content: Any) -> Any:
@@ -420,7 +422,8 @@ def test_an_unknown_block_shows_its_json_and_is_counted() -> None:
     block = {"type": "hologram", "turn": 90, "encrypted_content": "RW5j"}
     conversion.add_request({"messages": [{"role": "user", "content": [block, block, {"no": "type"}]}]})
     shown = '[hologram: {"turn":90}]'
-    assert conversion.messages == [{"role": "user", "content": f'{shown}\n{shown}\n[unknown block: {{"no":"type"}}]'}]
+    expected = [{"role": "user", "content": f'{shown}\n{shown}\n[unknown block: {{"no":"type"}}]'}]
+    assert expected == conversion.asked[0].shown
     assert conversion.unknown == {"hologram": 2, "": 1}
 
 
@@ -432,7 +435,9 @@ def test_the_facts_of_an_answer_stand_on_its_last_message() -> None:
 def test_an_empty_answer_is_an_empty_message_with_the_facts() -> None:
     conversion = Conversion()
     conversion.add_answer({"id": "m", "content": [], "stop_reason": None}, {})
-    assert conversion.messages == [{"role": "assistant", "content": "", "metadata": {"id": "m", "stop_reason": None}}]
+    assert conversion.answer is not None
+    expected = [{"role": "assistant", "content": "", "metadata": {"id": "m", "stop_reason": None}}]
+    assert expected == conversion.answer.shown
 
 
 @pytest.mark.parametrize(
@@ -454,7 +459,31 @@ def test_misshapen_messages_are_shown_as_far_as_they_go(message: Any, expected: 
 def test_a_history_that_is_no_list_is_empty(messages: Any) -> None:
     conversion = Conversion()
     conversion.add_request({"messages": messages})
-    assert conversion.messages == []
+    assert conversion.asked == []
+
+
+def test_each_message_of_a_request_has_trace_messages_of_its_own() -> None:
+    conversion = Conversion()
+    results = [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "20"}, {"type": "text", "text": "Go on."}]
+    history = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": []},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, CALL]},
+        {"role": "user", "content": results},
+        "stray",
+    ]
+    conversion.add_request({"system": "S", "messages": history})
+    conversion.add_answer({"content": "Done."}, {})
+    assert [
+        ("user", ["user"]),
+        ("assistant", ["assistant"]),
+        ("assistant", ["thinking", "assistant"]),
+        ("user", ["tool", "user"]),
+        ("user", ["user"]),
+    ] == [(said.role, [message["role"] for message in said.shown]) for said in conversion.asked]
+    assert [{"role": "system", "content": "S"}] == conversion.system
+    assert conversion.answer is not None
+    assert ("assistant", "Done.") == (conversion.answer.role, conversion.answer.text)
 
 
 def test_ids_and_names_that_are_no_strings_become_strings() -> None:

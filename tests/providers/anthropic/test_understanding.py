@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sidestream.providers import PROVIDERS
 from sidestream.providers.anthropic import Anthropic
-from sidestream.providers.base import Understood
+from sidestream.providers.anthropic.identity import known_by
+from sidestream.providers.base import Said, Understood
 from streams import NAMES, comparable, recorded, stream
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello.", "metadata": FACTS},
 ]
+
+ASKED = [Said(role="user", shown=MESSAGES[:1], units=known_by("user", "Hi")[1])]
 
 
 def understand(
@@ -75,8 +78,12 @@ def test_an_error_of_the_gateways_own_has_anthropics_shape() -> None:
 
 
 def test_a_json_answer_is_taken_as_it_is() -> None:
-    assert understand(json.dumps(ANSWER).encode()) == Understood(
-        messages=MESSAGES,
+    understood = understand(json.dumps(ANSWER).encode())
+    assert MESSAGES == understood.messages
+    assert understood == Understood(
+        asked=ASKED,
+        answer=Said(role="assistant", shown=MESSAGES[1:], text="Hello."),
+        openings=["Hi"],
         message_complete=True,
         id="msg_1",
         model="claude-answered",
@@ -137,7 +144,7 @@ def test_an_error_in_mid_stream_stands_beside_what_was_told() -> None:
 
 def test_no_answer_at_all_leaves_the_request() -> None:
     understood = understand(b"", "", status=None)
-    assert understood == Understood(messages=MESSAGES[:1], model="claude-asked")
+    assert understood == Understood(asked=ASKED, openings=["Hi"], model="claude-asked")
 
 
 def test_a_cut_request_shows_what_there_is() -> None:
@@ -158,7 +165,7 @@ def test_a_cut_json_answer_shows_what_there_is() -> None:
     [(b"", "empty"), (b"nope", "unreadable"), (b"[1]", "unreadable"), (b"\xff\xfe", "unreadable")],
 )
 def test_a_request_that_cannot_be_read_is_said_to_be_so(request_body: bytes, word: str) -> None:
-    assert understand(b"", request=request_body) == Understood(messages=[], extras={"request": word})
+    assert understand(b"", request=request_body) == Understood(extras={"request": word})
 
 
 @pytest.mark.parametrize(
@@ -173,6 +180,90 @@ def test_unknown_things_are_named_in_the_extras() -> None:
     extras = understand(stream("unknown_event_block_delta"), SSE).extras
     assert extras["unknown_blocks"] == {"hologram": 1}
     assert {"events", "deltas"} <= extras.keys()
+
+
+def asked(*messages: Any, **fields: Any) -> Understood:
+    """A request without an answer."""
+    return understand(b"", request=json.dumps({"messages": messages, **fields}).encode())
+
+
+def test_tools_and_parameters_are_told_apart_from_what_is_said() -> None:
+    tools = [{"name": "f", "input_schema": {}, "cache_control": None}, 5]
+    understood = asked(model="m", system="S", tools=tools, max_tokens=5, stream=True, top_k=None)
+    assert tools == understood.tools
+    assert {"max_tokens": 5, "stream": True, "top_k": None} == understood.parameters
+
+
+@pytest.mark.parametrize("tools", [None, 5, {"name": "f"}, "f"])
+def test_tools_that_are_no_list_are_none(tools: Any) -> None:
+    assert [] == asked(tools=tools).tools
+
+
+def test_parameters_without_room_are_said_to_be_left_out() -> None:
+    understood = asked(max_tokens=5, output_format="x" * 20_000)
+    assert ({"max_tokens": 5}, {"parameters": "too_large"}) == (understood.parameters, understood.extras)
+
+
+@pytest.mark.parametrize(
+    ("thread", "previous"),
+    [
+        ({"type": "continue", "previous_message_id": "msg_1"}, "msg_1"),
+        ({"type": "create"}, None),
+        ({"type": "continue", "previous_message_id": ""}, None),
+        ({"type": "continue", "previous_message_id": 5}, None),
+        ("msg_1", None),
+        (None, None),
+    ],
+)
+def test_a_request_may_name_the_answer_that_it_goes_on_from(thread: Any, previous: str | None) -> None:
+    assert previous == asked(thread=thread).previous
+
+
+TEXTS = [{"type": "text", "text": "one"}, {"type": "image"}, {"type": "text", "text": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "openings"),
+    [
+        ([], []),
+        ([{"role": "user", "content": "one"}, {"role": "user", "content": "two"}], ["one"]),
+        ([{"role": "user", "content": TEXTS[:2]}], ["one"]),
+        ([{"role": "user", "content": TEXTS}], ["one", "two", "one\ntwo"]),
+        ([{"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": 5}]}], []),
+        ([{"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}], []),
+        (["one"], []),
+        ([None], []),
+    ],
+)
+def test_an_opening_is_what_a_user_says_first(messages: list[Any], openings: list[str]) -> None:
+    assert openings == asked(*messages).openings
+
+
+def test_of_very_many_texts_only_some_are_openings_and_the_last_is_all_of_them() -> None:
+    texts = [{"type": "text", "text": str(number)} for number in range(1000)]
+    openings = asked({"role": "user", "content": texts}).openings
+    assert (64, "0", "\n".join(map(str, range(1000)))) == (len(openings), openings[0], openings[-1])
+
+
+def called(*inputs: Any) -> list[str]:
+    """What the calls of an answer pass on."""
+    blocks = [{"type": "tool_use", "id": str(place), "name": "f", "input": each} for place, each in enumerate(inputs)]
+    return understand(json.dumps(ANSWER | {"content": blocks}).encode()).arguments
+
+
+def test_arguments_are_the_texts_in_tool_calls_the_outermost_first() -> None:
+    nested = {"a": [{"b": "second"}, 5, None], "c": "first", "d": {}}
+    assert ["first", "third", "second"] == called(nested, {"e": "third"}, None, [1])
+    assert ["in four"] == called({"a": [{"b": ["in four", ["in five"]]}]})
+
+
+def test_of_very_many_arguments_only_some_are_told() -> None:
+    assert list(map(str, range(64))) == called({"list": [str(number) for number in range(1000)]})
+
+
+def test_what_the_provider_passes_on_itself_is_no_argument() -> None:
+    assert [] == understand(stream("mcp"), SSE).arguments
+    assert ["a.txt", "one"] == understand(stream("tool_input_cut"), SSE).arguments
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,6 +401,7 @@ def test_no_json_makes_it_raise_and_what_comes_out_is_strict_json(
         understood = understand(response, JSON, status=status, request=asked[: cut * 3])
         json.loads(msgspec.json.encode(understood), parse_constant=pytest.fail)
         assert all(isinstance(message["role"], str) for message in understood.messages)
+        assert all(said.shown for said in understood.asked)
 
 
 @settings(deadline=None, max_examples=150)
@@ -342,6 +434,7 @@ def test_depth_makes_nothing_raise(depth: int) -> None:
     answer = b'{"type":"message","content":[{"type":"hologram","deep":' + deep + b"}]}"
     msgspec.json.encode(understand(answer, request=request))
     msgspec.json.encode(understand(answer[: 70 + depth], request=request[: 90 + depth]))
+    msgspec.json.encode(understand(b"", request=b'{"messages":[],"tools":%b,"other":%b}' % (deep, deep)))
 
 
 def test_a_request_of_too_many_values_is_not_built_and_the_answer_is_still_read() -> None:

@@ -1,8 +1,8 @@
 """Anthropic requests and answers as trace messages, in the shapes that an Invariant Explorer shows best.
 
 One Anthropic message becomes several trace messages where a trace needs them apart: thinking, tool results, and text
-that follows a tool call stand alone. The input is cleaned JSON of whatever shape a client or provider sent; nothing in
-it raises.
+that follows a tool call stand alone. No trace message is made of two. The input is cleaned JSON of whatever shape a
+client or provider sent; nothing in it raises.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sidestream.providers.anthropic.blocks import TOOL_USES
+from sidestream.providers.anthropic.identity import compaction_of, known_by, outline_of
 from sidestream.providers.anthropic.rendering import (
     REDACTED_THINKING,
     WORDS,
@@ -22,6 +23,7 @@ from sidestream.providers.anthropic.rendering import (
     result_text,
     string,
 )
+from sidestream.providers.base import Said
 from sidestream.providers.jsons import text_of
 
 if TYPE_CHECKING:
@@ -34,16 +36,22 @@ _MOST_UNKNOWN_TYPES: Final = 32
 
 
 class Conversion:
-    """Trace messages in the making: `add_request`, then `add_answer`; the result is in `messages`.
+    """Trace messages in the making: `add_request`, then `add_answer`; the results are in `system, asked, answer`.
 
     `unknown` counts the block types that no rule knows. Their messages show a placeholder with the block's JSON.
     """
 
     def __init__(self) -> None:
-        self.messages: list[Json] = []
+        self.system: list[Json] = []
+        """The system prompt: one message, or none."""
+        self.asked: list[Said] = []
+        """Each message of the request."""
+        self.answer: Said | None = None
         self.unknown: dict[str, int] = {}
         self._tools: dict[str, tuple[str, str]] = {}
         """Name and server of the latest tool call with an id; ids can repeat within one history."""
+        self._shown: list[Json] = []
+        """The trace messages of the message that is being read."""
         self._run = _Run("user")
         self._host: Json | None = None
         """The assistant message that a tool call now joins."""
@@ -51,34 +59,43 @@ class Conversion:
     def add_request(self, request: Json) -> None:
         """System prompt and history."""
         if system := _lines_of(request.get("system")):
-            self.messages.append({"role": "system", "content": system})
+            self.system = [{"role": "system", "content": system}]
         history = request.get("messages")
         for message in history if isinstance(history, list) else []:
             if not isinstance(message, dict):
                 self._note("message")
                 message = {"role": "user", "content": string(message)}  # noqa: PLW2901  # shown as what it is
             role = message.get("role")
-            self._add(role if isinstance(role, str) and role else "user", message.get("content"), {})
+            role = role if isinstance(role, str) and role else "user"
+            self.asked.append(self._said(role, message.get("content"), {}))
 
     def add_answer(self, answer: Json, raw_inputs: Mapping[int, str]) -> None:
         """The answer; its last message carries the provider's facts as `metadata`.
 
         `raw_inputs` has the text of tool arguments that are not whole JSON, by place in the content.
         """
-        self._add("assistant", answer.get("content"), raw_inputs)
+        self.answer = self._said("assistant", answer.get("content"), raw_inputs)
         facts = {key: answer[key] for key in _ANSWER_FACTS if key in answer}
-        last = self.messages[-1]
+        last = self.answer.shown[-1]
         last["metadata"] = last.get("metadata", {}) | facts
 
-    def _add(self, role: str, content: Any, raw_inputs: Mapping[int, str]) -> None:
-        before = len(self.messages)
+    def _said(self, role: str, content: Any, raw_inputs: Mapping[int, str]) -> Said:
+        self._shown = []
         self._run = _Run(role)
         self._host = None
         for place, block in enumerate(blocks(content)):
             self._block(block, raw_inputs.get(place))
         self._flush()
-        if len(self.messages) == before:
-            self.messages.append({"role": role, "content": ""})
+        text, units = known_by(role, content)
+        shown = self._shown or [{"role": role, "content": ""}]
+        return Said(
+            role=role,
+            shown=shown,
+            text=text,
+            units=units,
+            outline=outline_of(role, content),
+            compaction=compaction_of(content),
+        )
 
     def _block(self, block: Json, raw_input: str | None) -> None:
         kind = kind_of(block)
@@ -106,13 +123,13 @@ class Conversion:
         message = self._run.message()
         if message is None:
             return
-        self.messages.append(message)
+        self._shown.append(message)
         self._host = message if message["role"] == "assistant" else None
         self._run = _Run(self._run.role)
 
     def _stand_alone(self, message: Json) -> None:
         self._flush()
-        self.messages.append(message)
+        self._shown.append(message)
         self._host = None
 
     def _call(self, block: Json, kind: str, raw_input: str | None) -> None:
@@ -120,7 +137,7 @@ class Conversion:
         self._flush()
         if self._host is None:
             self._host = {"role": "assistant", "content": ""}
-            self.messages.append(self._host)
+            self._shown.append(self._host)
         name, identity = string(block.get("name")), string(block.get("id"))
         call: Json = {
             "id": identity,

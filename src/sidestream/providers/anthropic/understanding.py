@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 from sidestream.providers import sse
 from sidestream.providers.anthropic.assembler import Assembled, Assembler
 from sidestream.providers.anthropic.converter import Conversion
 from sidestream.providers.anthropic.errors import read_error
+from sidestream.providers.anthropic.parameters import parameters_of
+from sidestream.providers.anthropic.rendering import blocks, kind_of
 from sidestream.providers.base import Understood
 from sidestream.providers.cut_json import parse_cut
 from sidestream.providers.extras import Extras
@@ -16,6 +19,10 @@ from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, clean, parse, va
 _NOTHING: Final = Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={})
 _PIECE: Final = 256 << 10
 """Bytes of a stream whose events exist at the same time."""
+_MOST_TEXTS: Final = 64
+"""Of one exchange, by which others may be known."""
+_DEEPEST_TEXT: Final = 4
+"""Containers around a text that a tool call passes on."""
 _FIELDS: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
@@ -28,14 +35,25 @@ def understand(*, request: bytes, response: bytes, content_type: str, status: in
     conversion.add_request(asked)
     if message is not None:
         conversion.add_answer(message, answered.raw_inputs)
+    tools = asked.get("tools")
+    parameters, had_room = parameters_of(asked)
     extras = dict(answered.extras)
     if trouble:
         extras["request"] = trouble
     if conversion.unknown:
         extras["unknown_blocks"] = conversion.unknown
+    if not had_room:
+        extras["parameters"] = "too_large"
     facts = message or {}
     return Understood(
-        messages=conversion.messages,
+        system=conversion.system,
+        asked=conversion.asked,
+        answer=conversion.answer,
+        previous=_previous(asked),
+        tools=tools if isinstance(tools, list) else [],
+        parameters=parameters,
+        openings=_openings(asked.get("messages")),
+        arguments=_arguments(facts.get("content")),
         message_complete=answered.complete,
         id=_text(facts.get("id")),
         model=_text(facts.get("model")) or _text(asked.get("model")),
@@ -44,6 +62,36 @@ def understand(*, request: bytes, response: bytes, content_type: str, status: in
         error=answered.error,
         extras=extras,
     )
+
+
+def _previous(request: dict[str, Any]) -> str | None:
+    """The answer whose thread the request continues: it has then only what is new."""
+    thread = request.get("thread")
+    return (_text(thread.get("previous_message_id")) or None) if isinstance(thread, dict) else None
+
+
+def _openings(history: Any) -> list[str]:
+    """The texts of the first message, if it is a user's: each block's, and, where there are several, all joined."""
+    first = history[0] if isinstance(history, list) and history else None
+    if not isinstance(first, dict) or first.get("role") != "user":
+        return []
+    found = [block.get("text") for block in blocks(first.get("content")) if kind_of(block) == "text"]
+    texts = [text for text in found if isinstance(text, str) and text]
+    return texts if len(texts) <= 1 else [*texts[: _MOST_TEXTS - 1], "\n".join(texts)]
+
+
+def _arguments(content: Any) -> list[str]:
+    """The texts in the inputs of the answer's calls of the client's tools, the outermost first."""
+    inputs = [block.get("input") for block in blocks(content) if kind_of(block) == "tool_use"]
+    texts: list[str] = []
+    todo = deque((each, 0) for each in inputs)
+    while todo and len(texts) < _MOST_TEXTS:
+        value, depth = todo.popleft()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict | list) and depth < _DEEPEST_TEXT:
+            todo.extend((item, depth + 1) for item in (value.values() if isinstance(value, dict) else value))
+    return texts
 
 
 def _read_object(body: bytes) -> tuple[dict[str, Any], str | None]:

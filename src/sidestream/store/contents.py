@@ -1,0 +1,105 @@
+"""Everything that is said, once: the JSON text of messages, system prompts and tool definitions.
+
+A text that is put twice has the same number. What is large and opaque in it (an image in base64) is a content of its
+own, so that two messages with the same image hold it once. A stored content is a list of pieces, each either bytes or
+the number of another content: nothing that a client writes can be mistaken for a reference.
+
+What is not needed any more goes by the triggers in ``conversations.sql``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sidestream.store.database import Database
+    from sidestream.store.packing import Packer
+
+_DIGEST: Final = 16
+_OPAQUE: Final = re.compile(rb'(?<=[",])[A-Za-z0-9+/_-]{4096,}+={0,2}+')
+"""A long run of base64, as a string of its own or in a data URL. Each begins after a byte that is in none, so that
+looking for them takes linear time."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_pieces = msgspec.msgpack.Decoder(list[bytes | int]).decode
+
+
+class Contents:
+    """The contents in one database."""
+
+    def __init__(self, database: Database, packer: Packer) -> None:
+        self._database = database
+        self._packer = packer
+
+    def put(self, data: bytes) -> int:
+        """Inside a transaction: the number of a text, which is stored if it is new.
+
+        `ValueError` for one that is too large for a row.
+        """
+        digest = _digest(data)
+        if (number := self._number(digest)) is not None:
+            return number
+        pieces = [self._insert(_digest(piece), [piece]) if opaque else piece for piece, opaque in _split(data) if piece]
+        return self._insert(digest, pieces)
+
+    def get(self, number: int) -> bytes:
+        """The text; `LookupError` if it is not there, or damaged."""
+        return b"".join(piece if isinstance(piece, bytes) else self._part(piece) for piece in self._read(number))
+
+    def size(self) -> int:
+        """What all contents take, packed. Costs the same however many there are."""
+        ((total,),) = self._database.rows("SELECT total FROM content_bytes")
+        return int(total)
+
+    def _number(self, digest: bytes) -> int | None:
+        found = self._database.rows("SELECT id FROM contents WHERE digest = ?", digest)
+        return int(found[0][0]) if found else None
+
+    def _insert(self, digest: bytes, pieces: Sequence[bytes | int]) -> int:
+        if (known := self._number(digest)) is not None:
+            return known
+        blob = self._packer.squeeze(_pack(pieces))
+        if len(blob) > self._database.row_bytes():
+            raise ValueError("a content that is too large to be stored")
+        number = self._database.insert("INSERT INTO contents (digest, content) VALUES (?, ?)", digest, blob)
+        self._database.run_many(
+            "INSERT INTO parts VALUES (?, ?)",
+            [(number, part) for part in dict.fromkeys(pieces) if isinstance(part, int)],
+        )
+        return number
+
+    def _part(self, number: int) -> bytes:
+        """One piece of bytes, for parts have no parts."""
+        match self._read(number):
+            case [bytes(data)]:
+                return data
+        raise LookupError(f"content {number} is damaged")
+
+    def _read(self, number: int) -> list[bytes | int]:
+        found = self._database.rows("SELECT content FROM contents WHERE id = ?", number)
+        if not found:
+            raise LookupError(f"there is no content {number}")
+        try:
+            return _pieces(self._packer.expand(found[0][0]))
+        except ValueError as error:
+            raise LookupError(f"content {number} is damaged") from error
+
+
+def _split(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """The pieces of a text in order, and whether each is opaque."""
+    end = 0
+    for run in _OPAQUE.finditer(data):
+        yield data[end : run.start()], False
+        yield run.group(), True
+        end = run.end()
+    yield data[end:], False
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()

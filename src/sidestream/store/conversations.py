@@ -1,0 +1,267 @@
+# ruff: noqa: S608  # statements are put together from this module's own words; values are bound
+"""Turns in their conversations: each is placed when it is stored, and again when one comes that belongs before it.
+
+Where a turn belongs is `sidestream.traces.conversation`'s decision, which depends on when calls began. So a turn that
+comes late can change where others belong that are stored already; those are found by what they are indexed by, and
+placed again, in the order in which they began. What a sink has been told is not changed by that.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
+
+from sidestream.providers.jsons import clean_text, text_of
+from sidestream.store.known import KnownTurns
+from sidestream.store.packing import Packer
+from sidestream.store.turns import ANSWER, Turns
+from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Call, Placement, Rule, digest, place, within_thread
+from sidestream.traces.model import title_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidestream.store.contents import Contents
+    from sidestream.store.database import Database
+    from sidestream.traces.model import Reading
+
+_MOST_REARRANGED: Final = 1000
+"""Turns that are placed again because of one that came late."""
+_MOST_PASSED: Final = 256
+"""States of one request that are kept for turns that come late: the latest."""
+_OF_SESSION: Final = (
+    "turns WHERE session IS NOT NULL AND scope = ? AND session = ? AND agent = ?"
+    " AND rule NOT IN ('extends_tip', 'extends_earlier')"
+)
+_LATER: Final = "started_at >= ? AND (started_at > ? OR turns.sequence > ?)"
+
+log = structlog.get_logger()
+
+
+class _Row(NamedTuple):
+    """What may change about a turn that is placed again."""
+
+    trace: str
+    rule: Rule
+    parent: int | None
+    retry_of: int | None
+    known: int
+    leaving: bytes | None
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.rule, self.parent, self.retry_of, self.known)
+
+
+class Conversations:
+    """The turns in one database. `read` reads a stored exchange again; None if that is not possible any more."""
+
+    def __init__(self, database: Database, contents: Contents, read: Callable[[int], Reading | None]) -> None:
+        self._database = database
+        self._contents = contents
+        self._read = read
+        self._packer = Packer()
+        self._turns = Turns(database, contents)
+
+    def add(self, sequence: int, reading: Reading) -> int | None:
+        """Inside a transaction: place a turn, and keep what is new in it.
+
+        Returns the exchange whose request is most like this one's, if there is one.
+        """
+        call, placement = self._placed(sequence, reading)
+        self._write(sequence, reading, call, placement)
+        self._rearrange(self._concerned(sequence, call, placement))
+        if placement.rule in CHILDREN:
+            return None
+        return placement.parent if placement.retry_of is None else placement.retry_of
+
+    def replace(self, sequence: int, reading: Reading) -> None:
+        """Inside a transaction: put what was understood anew in the place of the old."""
+        before = self._row(sequence)
+        if before is None:
+            self.add(sequence, reading)
+            return
+        self._rearrange(self._again(sequence, before, reading))
+
+    def _placed(self, sequence: int, reading: Reading) -> tuple[Call, Placement]:
+        known = KnownTurns(self._database, reading.call, sequence)
+        call = within_thread(reading.call, reading.asked, reading.answer, known)
+        return call, place(call, known)
+
+    def _row(self, sequence: int) -> _Row | None:
+        found = self._database.rows(
+            "SELECT trace, rule, parent, retry_of, known, leaving FROM turns WHERE sequence = ?", sequence
+        )
+        if not found:
+            return None
+        trace, rule, parent, retry_of, known, leaving = found[0]
+        return _Row(trace, Rule(rule), parent, retry_of, known, leaving)
+
+    def _write(self, sequence: int, reading: Reading, call: Call, placement: Placement) -> str:
+        """Store a turn where it belongs; its trace."""
+        session = call.session
+        trace = self._trace(reading, placement)
+        new = reading.asked[placement.known :]
+        self._database.run(
+            f"INSERT INTO turns VALUES ({', '.join('?' * 23)})",
+            sequence,
+            call.scope,
+            trace,
+            str(placement.rule),
+            placement.parent,
+            placement.retry_of,
+            placement.known,
+            call.started_at,
+            call.ended_at,
+            call.states[-1] if call.states else None,
+            call.leaving,
+            _left_outline(call),
+            call.answered,
+            call.complete,
+            call.manner,
+            clean_text(session.id) if session is not None else None,
+            clean_text(session.agent) if session is not None else None,
+            call.cut,
+            b"".join(call.digests[placement.known :]),
+            title_of(message for said in new for message in said.shown),
+            self._contents.put(text_of(reading.system).encode()) if reading.system else None,
+            self._contents.put(text_of(reading.tools).encode()) if reading.tools else None,
+            self._packer.squeeze(text_of(reading.metadata).encode()),
+        )
+        shown = [(place, message) for place, said in enumerate(new, placement.known) for message in said.shown]
+        shown += [(ANSWER, message) for message in (reading.answer.shown if reading.answer is not None else ())]
+        self._database.run_many(
+            "INSERT INTO said VALUES (?, ?, ?, ?)",
+            [
+                (sequence, place, of, self._contents.put(text_of(message).encode()))
+                for place, (of, message) in enumerate(shown)
+            ],
+        )
+        self._note(sequence, call, placement)
+        return trace
+
+    def _note(self, sequence: int, call: Call, placement: Placement) -> None:
+        """Keep what the turn is to be found by when one comes that belongs before it."""
+        begin = max(placement.known - 1, 0)
+        outlines = call.outlines[begin : len(call.states)]
+        passed = dict.fromkeys((*call.states[begin:][-_MOST_PASSED:], *outlines[-_MOST_PASSED:]))
+        self._database.run_many(
+            "INSERT INTO passed VALUES (?, ?, ?, ?)",
+            [(call.scope, state, call.started_at, sequence) for state in passed],
+        )
+        clues = [("argument", text) for text in call.arguments]
+        clues += [("answer", call.answer)] if call.answer is not None else []
+        clues += [("previous", call.previous)] if call.previous is not None else []
+        clues += [("compaction", call.compaction)] if call.compaction else []
+        clues += [("compacted", call.compacted)] if call.compacted else []
+        if placement.rule in BEGINNINGS:
+            clues += [("opening", text) for text in call.openings]
+            if call.session is not None and call.session.parent is not None:
+                clues.append(("parent", digest(*call.session.parent)))
+        self._database.run_many(
+            "INSERT INTO clues VALUES (?, ?, ?, ?, ?)",
+            [(call.scope, kind, clue, call.started_at, sequence) for kind, clue in dict.fromkeys(clues)],
+        )
+
+    def _trace(self, reading: Reading, placement: Placement) -> str:
+        of = placement.parent if placement.retry_of is None else placement.retry_of
+        if placement.rule not in BEGINNINGS and of is not None and (row := self._row(of)) is not None:
+            return row.trace
+        return clean_text(reading.id)
+
+    def _concerned(self, sequence: int, call: Call, placement: Placement) -> set[tuple[float, int]]:
+        """Turns that began later, and may belong elsewhere because this one is there; times and sequences."""
+        later = (call.started_at, call.started_at, sequence)
+        questions: list[tuple[str, tuple[Any, ...]]] = []
+        if call.states:
+            questions.append(("turns WHERE scope = ? AND asking = ?", (call.scope, call.states[-1])))
+        questions += [
+            ("passed AS turns WHERE scope = ? AND state = ?", (call.scope, state))
+            for state in (call.leaving, _left_outline(call))
+            if state is not None
+        ]
+        if placement.parent is not None:
+            questions.append(("turns WHERE parent = ?", (placement.parent,)))
+        asking = [("opening", text) for text in call.arguments]
+        asking += [("previous", call.answer)] if call.answer is not None else []
+        asking += [("compacted", call.compaction)] if call.compaction else []
+        asking += [("parent", digest(*call.session.key))] if call.session is not None else []
+        questions += [
+            ("clues AS turns WHERE scope = ? AND kind = ? AND digest = ?", (call.scope, *clue)) for clue in asking
+        ]
+        if (session := call.session) is not None:
+            questions.append((_OF_SESSION, (call.scope, clean_text(session.id), clean_text(session.agent))))
+        return {
+            tuple(row)
+            for wanted, values in questions
+            for row in self._database.rows(
+                f"SELECT started_at, sequence FROM {wanted} AND {_LATER} ORDER BY started_at LIMIT {_MOST_REARRANGED}",
+                *values,
+                *later,
+            )
+        }
+
+    def _rearrange(self, concerned: set[tuple[float, int]]) -> None:
+        """Place turns again, in the order in which they began, and whatever that concerns in turn."""
+        todo, seen = sorted(concerned), set(concerned)
+        done = 0
+        while todo and done < _MOST_REARRANGED:
+            done += 1
+            _, sequence = heapq.heappop(todo)
+            before, reading = self._row(sequence), self._read(sequence)
+            if before is None or reading is None:
+                continue
+            for each in self._again(sequence, before, reading) - seen:
+                seen.add(each)
+                heapq.heappush(todo, each)
+        if todo:
+            log.warning("turns_not_rearranged", turns=len(todo))
+
+    def _again(self, sequence: int, before: _Row, reading: Reading) -> set[tuple[float, int]]:
+        """Place a stored turn again; those that are concerned by what has changed."""
+        call, placement = self._placed(sequence, reading)
+        moved = placement != before.placement or call.leaving != before.leaving
+        if not moved and self._is_stored(sequence, reading, placement):
+            return set()
+        self._database.run("DELETE FROM turns WHERE sequence = ?", sequence)
+        trace = self._write(sequence, reading, call, placement)
+        if trace != before.trace:
+            self._follow(sequence, before.trace, trace)
+        if not moved:
+            return set()
+        concerned = self._concerned(sequence, call, placement) | self._concerned(sequence, call, before.placement)
+        followers = self._database.rows("SELECT started_at, sequence FROM turns WHERE parent = ?", sequence)
+        return concerned.union(map(tuple, followers))
+
+    def _is_stored(self, sequence: int, reading: Reading, placement: Placement) -> bool:
+        """Whether what is stored of a turn is what was read of it."""
+        shown = [message for said in reading.asked[placement.known :] for message in said.shown]
+        shown += reading.answer.shown if reading.answer is not None else []
+        turns = self._turns
+        return (turns.facts(sequence), turns.system(sequence), turns.said(sequence)) == (
+            reading.metadata,
+            reading.system,
+            shown,
+        )
+
+    def _follow(self, sequence: int, before: str, after: str) -> None:
+        """Have the turns that follow this one go with it to another trace."""
+        self._database.run(
+            "UPDATE turns SET trace = ? WHERE sequence IN ("
+            "WITH RECURSIVE below (sequence) AS ("
+            " SELECT ? UNION SELECT turns.sequence FROM below JOIN turns ON turns.parent = below.sequence"
+            " WHERE turns.trace = ?"
+            " UNION SELECT turns.sequence FROM below JOIN turns ON turns.retry_of = below.sequence"
+            " WHERE turns.trace = ?) SELECT sequence FROM below) AND trace = ?",
+            after,
+            sequence,
+            before,
+            before,
+            before,
+        )
+
+
+def _left_outline(call: Call) -> bytes | None:
+    return call.outlines[-1] if call.answered and call.outlines else None

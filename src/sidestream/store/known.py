@@ -1,0 +1,162 @@
+# ruff: noqa: S608  # statements are put together from this module's own words; values are bound
+"""The turns in the store, as `sidestream.traces.conversation.place` asks for them. Reads only.
+
+Every question is answered from an index, and looks at a bounded number of turns, for a whole evaluation may begin with
+the same message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sidestream.traces.conversation import CHILDREN, DIGEST, ROOTS, Call, Earlier, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sidestream.store.database import Database
+
+_MOST: Final = 64
+_MOST_TIPS: Final = 8
+_MOST_OF_SESSION: Final = 200
+_MOST_STATES: Final = 4096
+_AT_ONCE: Final = (8, 120, 500)
+"""How many states are looked for at a time: the longest of them is nearly always known."""
+_LONGEST_PATH: Final = 10_000
+_COLUMNS: Final = (
+    f"turns.sequence, parent, retry_of, known, known + length(digests) / {DIGEST}, rule, turns.started_at, ended_at,"
+    " asking, leaving, outline, answered, complete, manner, session, agent, cut"
+)
+_BEFORE: Final = "turns.started_at <= ? AND (turns.started_at < ? OR turns.sequence < ?)"
+_CHILDREN: Final = ", ".join(f"'{rule}'" for rule in sorted(CHILDREN))
+_BY_ITSELF: Final = ", ".join(f"'{rule}'" for rule in sorted(ROOTS | CHILDREN))
+
+
+class KnownTurns:
+    """The turns of the call's scope that began before it; `sequence` is the call's own."""
+
+    def __init__(self, database: Database, call: Call, sequence: int) -> None:
+        self._database = database
+        self._scope = call.scope
+        self._before = (call.started_at, call.started_at, sequence)
+
+    def leaving(self, states: Sequence[bytes], /) -> Iterator[Earlier]:
+        """Turns that left one of these states, in the order of `states`; of those with the same, the latest first."""
+        return self._with("leaving", states)
+
+    def outlined(self, outlines: Sequence[bytes], /) -> Iterator[Earlier]:
+        """Turns that were answered and left one of these outlines, likewise."""
+        return (each for each in self._with("outline", outlines) if each.answered)
+
+    def asking(self, state: bytes, /) -> list[Earlier]:
+        """Turns whose whole request had this state, the latest first."""
+        return self._turns("scope = ? AND asking = ?", self._scope, state)
+
+    def cut(self, states: Sequence[bytes], /) -> list[Earlier]:
+        """Turns whose request had one of these states, and whose answer was cut off, the latest first."""
+        states = states[:_MOST]
+        wanted = f"cut IS NOT NULL AND scope = ? AND asking IN ({_marks(states)})"
+        return self._turns(wanted, self._scope, *states)
+
+    def is_taken(self, attempt: int, /) -> bool:
+        """Whether a turn that was answered goes on from this one, or from a retry of it, and is no child of it."""
+        found = self._database.rows(
+            "SELECT 1 FROM turns WHERE parent IN (SELECT ? UNION ALL SELECT sequence FROM turns WHERE retry_of = ?)"
+            f" AND answered AND rule NOT IN ({_CHILDREN}) AND {_BEFORE} LIMIT 1",
+            attempt,
+            attempt,
+            *self._before,
+        )
+        return bool(found)
+
+    def is_done(self, attempt: int, /) -> bool:
+        """Whether a retry of this one was answered whole."""
+        wanted = f"SELECT 1 FROM turns WHERE retry_of = ? AND complete AND {_BEFORE} LIMIT 1"
+        return bool(self._database.rows(wanted, attempt, *self._before))
+
+    def tips(self, session: str, agent: str, /) -> list[Earlier]:
+        """Of each trace of a session's agent the latest turn that was answered, the latest first."""
+        found = self._database.rows(
+            f"SELECT trace, {_COLUMNS} FROM turns WHERE session IS NOT NULL AND scope = ? AND session = ? AND agent = ?"
+            f" AND answered AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST_OF_SESSION}",
+            self._scope,
+            session,
+            agent,
+            *self._before,
+        )
+        tips: dict[str, Earlier] = {}
+        for trace, *columns in found:
+            tips.setdefault(trace, earlier(columns))
+        return list(tips.values())[:_MOST_TIPS]
+
+    def naming(self, kind: str, name: bytes, /) -> list[Earlier]:
+        """Turns whose ``answer``, or whose ``compaction``, is this one, the latest first."""
+        return self._by_clues(kind, [name])
+
+    def passing_on(self, texts: Sequence[bytes], /) -> list[Earlier]:
+        """Turns with a tool call that passes on one of these texts, the latest first."""
+        return self._by_clues("argument", texts)
+
+    def history(self, turn: int, /) -> list[bytes]:
+        """The digests of all messages up to a turn's answer, as far as they are kept."""
+        found = self._database.rows(
+            "WITH RECURSIVE up (parent, rule, digests, depth) AS ("
+            " SELECT parent, rule, digests, 0 FROM turns WHERE sequence = ?"
+            " UNION ALL SELECT turns.parent, turns.rule, turns.digests, depth + 1 FROM up"
+            f" JOIN turns ON turns.sequence = up.parent WHERE up.rule NOT IN ({_BY_ITSELF}) AND depth < {_LONGEST_PATH}"
+            ") SELECT digests FROM up ORDER BY depth DESC",
+            turn,
+        )
+        return [packed[at : at + DIGEST] for (packed,) in found for at in range(0, len(packed), DIGEST)]
+
+    def _with(self, column: str, values: Sequence[bytes]) -> Iterator[Earlier]:
+        """Turns with one of these values, in their order."""
+        begin, values = 0, values[:_MOST_STATES]
+        for size in (*_AT_ONCE, *[_AT_ONCE[-1]] * (len(values) // _AT_ONCE[-1])):
+            some = values[begin : begin + size]
+            begin += size
+            for value in self._occurring(column, some):
+                yield from self._turns(f"scope = ? AND {column} = ?", self._scope, value)
+
+    def _occurring(self, column: str, values: Sequence[bytes]) -> list[bytes]:
+        """Which of these values any turn has, in their order."""
+        if not values:
+            return []
+        found = self._database.rows(
+            f"SELECT column1 FROM (VALUES {', '.join(['(?)'] * len(values))})"
+            f" WHERE EXISTS (SELECT 1 FROM turns WHERE scope = ? AND {column} = column1)",
+            *values,
+            self._scope,
+        )
+        known = {value for (value,) in found}
+        return [value for value in values if value in known]
+
+    def _by_clues(self, kind: str, clues: Sequence[bytes]) -> list[Earlier]:
+        found = self._database.rows(
+            f"SELECT DISTINCT {_COLUMNS} FROM clues CROSS JOIN turns USING (sequence)"
+            f" WHERE clues.scope = ? AND clues.kind = ? AND clues.digest IN ({_marks(clues)})"
+            f" AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}",
+            self._scope,
+            kind,
+            *clues,
+            *self._before,
+        )
+        return [earlier(columns) for columns in found]
+
+    def _turns(self, wanted: str, *values: Any) -> list[Earlier]:
+        found = self._database.rows(
+            f"SELECT {_COLUMNS} FROM turns WHERE {wanted} AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}",
+            *values,
+            *self._before,
+        )
+        return [earlier(columns) for columns in found]
+
+
+def earlier(columns: Sequence[Any]) -> Earlier:
+    """A row of `turns`."""
+    row = Earlier(*columns)
+    return row._replace(rule=Rule(row.rule), answered=bool(row.answered), complete=bool(row.complete))
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

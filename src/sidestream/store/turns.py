@@ -1,0 +1,154 @@
+# ruff: noqa: S608  # statements are put together from this module's own words; values are bound
+"""Turns as they stand in the store: what each added, and how it is connected. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from sidestream.store.packing import Packer
+from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Rule
+from sidestream.traces.model import Message, Origin, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidestream.store.contents import Contents
+    from sidestream.store.database import Database
+
+ANSWER: Final = -1
+"""Stands for the answer where others are counted: in the column `said.message`."""
+_LONGEST_PATH: Final = 10_000
+_DEEPEST: Final = 32
+"""Traces above a trace whose titles are told."""
+_WITH_SYSTEM: Final = BEGINNINGS - {Rule.EXTENDS_EARLIER}
+"""The rules of turns that begin with the system prompt. A branch shares it with what it left."""
+
+
+class Step(NamedTuple):
+    """A turn on the way back to the beginning of its trace."""
+
+    sequence: int
+    id: str
+    """Its exchange's."""
+    rule: Rule
+    parent: int | None
+    retry_of: int | None
+
+
+class Turns:
+    """The turns in one database."""
+
+    def __init__(self, database: Database, contents: Contents) -> None:
+        self._database = database
+        self._contents = contents
+        self._packer = Packer()
+
+    def turn(self, sequence: int) -> Turn:
+        """What a turn added; `LookupError` if it is not there."""
+        found = self._database.rows(
+            "SELECT id, dataset, trace, rule, turns.started_at FROM turns JOIN exchanges USING (sequence)"
+            " WHERE sequence = ?",
+            sequence,
+        )
+        if not found:
+            raise LookupError(f"there is no turn {sequence}")
+        identity, dataset, trace, rule, began = found[0]
+        title, origin = self._beginning(trace)
+        return Turn(
+            id=identity,
+            dataset=dataset,
+            messages=[*(self.system(sequence) if rule in _WITH_SYSTEM else []), *self.said(sequence)],
+            metadata=self.facts(sequence),
+            trace=trace,
+            number=self._number(trace, began, sequence),
+            rule=rule,
+            title=title,
+            origin=origin,
+        )
+
+    def path(self, sequence: int) -> Iterator[Step]:
+        """A turn, the one it follows, and so on to the beginning of its trace, as far as they are kept."""
+        at: int | None = sequence
+        for _ in range(_LONGEST_PATH):
+            found = self._database.rows(
+                "SELECT sequence, id, rule, parent, retry_of FROM turns JOIN exchanges USING (sequence)"
+                " WHERE sequence = ?",
+                at,
+            )
+            if not found:
+                return
+            number, identity, rule, parent, retry_of = found[0]
+            yield Step(number, identity, Rule(rule), parent, retry_of)
+            if retry_of is not None:
+                rule = next(iter(self._database.rows("SELECT rule FROM turns WHERE sequence = ?", retry_of)), [rule])[0]
+            if rule in BEGINNINGS or parent is None:
+                return
+            at = parent
+
+    def said(self, sequence: int, *, answer_only: bool = False) -> list[Message]:
+        """The messages that a turn added."""
+        wanted = f" AND message = {ANSWER}" if answer_only else ""
+        found = self._database.rows(
+            f"SELECT content FROM said WHERE sequence = ?{wanted} ORDER BY place",
+            sequence,
+        )
+        return [msgspec.json.decode(self._contents.get(content)) for (content,) in found]
+
+    def system(self, sequence: int) -> list[Message]:
+        """The system prompt of a call, as one message, or none."""
+        found = self._database.rows("SELECT system FROM turns WHERE sequence = ? AND system IS NOT NULL", sequence)
+        return list(msgspec.json.decode(self._contents.get(found[0][0]))) if found else []
+
+    def facts(self, sequence: int) -> dict[str, Any]:
+        """What else is known of the exchange; `LookupError` if it is not there, or damaged."""
+        found = self._database.rows("SELECT facts FROM turns WHERE sequence = ?", sequence)
+        try:
+            return dict(msgspec.json.decode(self._packer.expand(found[0][0])))
+        except (IndexError, ValueError) as error:
+            raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
+
+    def _beginning(self, trace: str) -> tuple[str, Origin | None]:
+        """The title of a trace, and where it comes from."""
+        found = self._database.rows(
+            "SELECT title, rule, parent FROM turns JOIN exchanges USING (sequence) WHERE id = ?", trace
+        )
+        if not found:
+            return "", None
+        title, rule, parent = found[0]
+        above = self._left(parent) if parent is not None and rule in BEGINNINGS else None
+        if above is None:
+            return title, None
+        path = [above[0]]
+        at = above[1]
+        while at is not None and len(path) < _DEEPEST and (upper := self._left(at)) is not None:
+            path.append(upper[0])
+            at = upper[1]
+        _, _, identity, of_trace, number = above
+        kind = "child" if rule in CHILDREN else "branch"
+        return title, Origin(kind=kind, trace=of_trace, turn=identity, number=number, path=path[::-1])
+
+    def _left(self, turn: int) -> tuple[str, int | None, str, str, int] | None:
+        """Of a turn: its trace's title, the turn that that one left, its exchange's id, its trace, and its number."""
+        found = self._database.rows(
+            "SELECT exchanges.id, turns.trace, turns.started_at, first.title, first.rule, first.parent FROM turns"
+            " JOIN exchanges USING (sequence) LEFT JOIN exchanges AS begun ON begun.id = turns.trace"
+            " LEFT JOIN turns AS first ON first.sequence = begun.sequence WHERE turns.sequence = ?",
+            turn,
+        )
+        if not found:
+            return None
+        identity, trace, began, title, rule, parent = found[0]
+        above = parent if rule in BEGINNINGS else None
+        return title or trace, above, identity, trace, self._number(trace, began, turn)
+
+    def _number(self, trace: str, began: float, sequence: int) -> int:
+        ((number,),) = self._database.rows(
+            "SELECT count(*) FROM turns WHERE trace = ? AND started_at <= ? AND (started_at < ? OR sequence <= ?)",
+            trace,
+            began,
+            began,
+            sequence,
+        )
+        return int(number)

@@ -2,6 +2,8 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+# Tests wait as much as they compute: three for two processors.
+WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test chaos growth lint types contracts check format clean
@@ -25,7 +27,7 @@ serve: $(VENV)/.run  ## run the gateway with its defaults
 	@$(BIN)/sidestream serve
 
 test: $(VENV)/.dev  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables
 	@PYTHONPATH=tests $(BIN)/python -m chaos

@@ -311,7 +311,7 @@ def test_operations_has_every_field_of_a_trace() -> None:
     )
     call = Call("2", [{"role": "user", "content": "Hi"}], [{"type": "text", "text": "Hello"}], START)
     readings = [understand(each, PROVIDERS["anthropic"]) for each in (record, call.record())]
-    fields = {field for reading in readings for field in reading.metadata} | {"request_id", "cache", "cost"}
+    fields = {field for reading in readings for field in reading.metadata} | {"request_id", "changed", "cache", "cost"}
     assert sorted(fields) == sorted(first_cells(OPERATIONS, "The trace"))
 
 

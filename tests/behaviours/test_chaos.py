@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 async def test_strict_loses_nothing_whose_clean_end_was_seen_whatever_is_killed(tmp_path: Path) -> None:
-    found = await kills(tmp_path, "strict", 6)
+    found = await kills(tmp_path, "strict", 3)
     assert found.calls.clean
     assert [] == found.lost
     assert (0, 0, True, True) == (found.stored_twice, found.left.undelivered, found.left.sound, found.delivered)
-    assert found.pushed_twice <= 6
+    assert found.pushed_twice <= 3
 
 
 async def test_async_loses_at_most_its_window_when_something_is_killed(tmp_path: Path) -> None:
-    found = await kills(tmp_path, "async", 4)
+    found = await kills(tmp_path, "async", 2)
     assert found.calls.clean
     assert [] == found.unexplained
     assert (0, 0, True, True) == (found.stored_twice, found.left.undelivered, found.left.sound, found.delivered)
 
 
 async def test_after_an_outage_of_the_explorer_everything_arrives_once_and_in_order(tmp_path: Path) -> None:
-    found = await outage(tmp_path, 300)
+    found = await outage(tmp_path, 150)
     assert len(found.calls.clean) == found.left.deliveries["delivered"]
     assert (True, True, {1}) == (found.delivered, found.in_order, set(found.pushed.values()))
 

@@ -64,6 +64,12 @@ def test_the_first_turn_has_the_system_prompt_and_the_trace_its_users_words_as_t
     assert {"What is the weather in Bern?"} == {turn.title for turn in known.turns.values()}
 
 
+def test_a_turn_says_what_else_has_changed(known: Conversed) -> None:
+    other = {"system": "Be wordy.", "tools": []}
+    known.add(FIRST, SECOND, dataclasses.replace(THIRD, body=other))
+    assert [None, None, ["system", "tools"]] == [turn.metadata.get("changed") for turn in known.turns.values()]
+
+
 def test_an_edited_message_is_a_branch_that_names_the_turn_it_left(known: Conversed) -> None:
     edited = a_call("c4", [ASK, assistant(LOOK), user(tool_result("t1", "Sun."))])
     known.add(FIRST, SECOND, THIRD, edited)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _RESERVED_METADATA = frozenset({"tool_calls", "uploader"})
 _SHOWN_FACTS = (
     *("model", "usage", "stop_reason", "message_complete", "outcome", "started_at", "duration", "time_to_first_byte"),
-    *("tokens_per_second", "cost", "request_id", "error", "transport_error"),
+    *("tokens_per_second", "cost", "changed", "request_id", "error", "transport_error"),
 )
 _LARGEST_FACT = 2048
 """Bytes of JSON."""

@@ -112,7 +112,7 @@ class Dispatch:
             return replace(turn, messages=messages, told_until=until, remote=told.remote)
         messages, until = _stamped(self._new(delivery, way), 0)
         path = [*(turn.origin.path if turn.origin is not None else []), turn.title or turn.trace]
-        number = self._number(told.sequence)
+        number = self._turns.number(told.sequence)
         origin = Origin(kind="branch", trace=turn.trace, turn=told.id, number=number, path=path)
         return replace(turn, messages=messages, told_until=until, origin=origin)
 
@@ -199,7 +199,7 @@ class Dispatch:
             except LookupError:
                 what = "cannot be read"
         _, ended = self._times(step.sequence)
-        return [(_note(f"turn {self._number(step.sequence)} {what}"), ended)]
+        return [(_note(f"turn {self._turns.number(step.sequence)} {what}"), ended)]
 
     def _said(self, step: Step, *, answer_only: bool) -> Iterator[Timed]:
         """A turn's own messages: what was asked when the call began, and the answer when it ended."""
@@ -226,16 +226,6 @@ class Dispatch:
             raise LookupError(f"there is no turn {sequence}")
         began, ended = found[0]
         return began, ended
-
-    def _number(self, sequence: int) -> int:
-        """A turn's place in its trace."""
-        ((number,),) = self._database.rows(
-            "SELECT count(*) FROM turns, (SELECT trace AS of, started_at AS at FROM turns WHERE sequence = ?)"
-            " WHERE trace = of AND started_at <= at AND (started_at < at OR sequence <= ?)",
-            sequence,
-            sequence,
-        )
-        return int(number)
 
 
 def _note(text: str) -> Message:

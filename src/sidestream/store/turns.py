@@ -25,6 +25,9 @@ _DEEPEST: Final = 32
 _WITH_SYSTEM: Final = BEGINNINGS - {Rule.EXTENDS_EARLIER}
 """The rules of turns that begin with the system prompt. A branch shares it with what it left."""
 
+_NOT_COMPARED: Final = ", ".join(f"'{rule}'" for rule in sorted({*CHILDREN, Rule.CONTINUES_THREAD}))
+"""The rules of turns whose system prompt and tools are another's affair: a child's, or kept by the provider."""
+
 
 class Step(NamedTuple):
     """A turn on the way back to the beginning of its trace."""
@@ -48,21 +51,20 @@ class Turns:
     def turn(self, sequence: int) -> Turn:
         """What a turn added; `LookupError` if it is not there."""
         found = self._database.rows(
-            "SELECT id, dataset, trace, rule, turns.started_at FROM turns JOIN exchanges USING (sequence)"
-            " WHERE sequence = ?",
+            "SELECT id, dataset, trace, rule FROM turns JOIN exchanges USING (sequence) WHERE sequence = ?",
             sequence,
         )
         if not found:
             raise LookupError(f"there is no turn {sequence}")
-        identity, dataset, trace, rule, began = found[0]
+        identity, dataset, trace, rule = found[0]
         title, origin = self._beginning(trace)
         return Turn(
             id=identity,
             dataset=dataset,
             messages=[*(self.system(sequence) if rule in _WITH_SYSTEM else []), *self.said(sequence)],
-            metadata=self.facts(sequence),
+            metadata=self.facts(sequence) | self._changes(sequence),
             trace=trace,
-            number=self._number(trace, began, sequence),
+            number=self.number(sequence),
             rule=rule,
             title=title,
             origin=origin,
@@ -101,6 +103,16 @@ class Turns:
         found = self._database.rows("SELECT system FROM turns WHERE sequence = ? AND system IS NOT NULL", sequence)
         return list(msgspec.json.decode(self._contents.get(found[0][0]))) if found else []
 
+    def number(self, sequence: int) -> int:
+        """A turn's place among those of its trace, from 1."""
+        ((number,),) = self._database.rows(
+            "SELECT count(*) FROM turns, (SELECT trace AS of, started_at AS at FROM turns WHERE sequence = ?)"
+            " WHERE trace = of AND started_at <= at AND (started_at < at OR sequence <= ?)",
+            sequence,
+            sequence,
+        )
+        return int(number)
+
     def facts(self, sequence: int) -> dict[str, Any]:
         """What else is known of the exchange; `LookupError` if it is not there, or damaged."""
         found = self._database.rows("SELECT facts FROM turns WHERE sequence = ?", sequence)
@@ -108,6 +120,19 @@ class Turns:
             return dict(msgspec.json.decode(self._packer.expand(found[0][0])))
         except (IndexError, ValueError) as error:
             raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
+
+    def _changes(self, sequence: int) -> dict[str, Any]:
+        """Which of system prompt and tools are not those of the turn before; nothing where that cannot be told."""
+        found = self._database.rows(
+            "SELECT new.system IS NOT old.system, new.tools IS NOT old.tools FROM turns AS new"
+            " JOIN turns AS old ON old.sequence = coalesce(new.retry_of, new.parent)"
+            f" WHERE new.sequence = ? AND new.rule NOT IN ({_NOT_COMPARED}) AND length(old.facts) > 0",
+            sequence,
+        )
+        changed = (
+            [name for name, differs in zip(("system", "tools"), found[0], strict=True) if differs] if found else []
+        )
+        return {"changed": changed} if changed else {}
 
     def _beginning(self, trace: str) -> tuple[str, Origin | None]:
         """The title of a trace, and where it comes from."""
@@ -132,23 +157,13 @@ class Turns:
     def _left(self, turn: int) -> tuple[str, int | None, str, str, int] | None:
         """Of a turn: its trace's title, the turn that that one left, its exchange's id, its trace, and its number."""
         found = self._database.rows(
-            "SELECT exchanges.id, turns.trace, turns.started_at, first.title, first.rule, first.parent FROM turns"
+            "SELECT exchanges.id, turns.trace, first.title, first.rule, first.parent FROM turns"
             " JOIN exchanges USING (sequence) LEFT JOIN exchanges AS begun ON begun.id = turns.trace"
             " LEFT JOIN turns AS first ON first.sequence = begun.sequence WHERE turns.sequence = ?",
             turn,
         )
         if not found:
             return None
-        identity, trace, began, title, rule, parent = found[0]
+        identity, trace, title, rule, parent = found[0]
         above = parent if rule in BEGINNINGS else None
-        return title or trace, above, identity, trace, self._number(trace, began, turn)
-
-    def _number(self, trace: str, began: float, sequence: int) -> int:
-        ((number,),) = self._database.rows(
-            "SELECT count(*) FROM turns WHERE trace = ? AND started_at <= ? AND (started_at < ? OR sequence <= ?)",
-            trace,
-            began,
-            began,
-            sequence,
-        )
-        return int(number)
+        return title or trace, above, identity, trace, self.number(turn)

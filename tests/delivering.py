@@ -13,9 +13,10 @@ from sidestream.sinks.delivery import Deliverer
 from sidestream.sinks.policy import Policy
 from sidestream.store.rows import Delivery, Item, Lane
 from sidestream.store.store import Store
-from sidestream.traces.conversation import Call, digest, scope_of
+from sidestream.traces.conversation import Call
 from sidestream.traces.model import Message, Reading, Turn, title_of
 from sidestream.traces.record import Record
+from sidestream.traces.states import digest, scope_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -116,6 +116,16 @@ def test_every_block_of_the_readme_says_how_it_is_checked() -> None:
     assert checks == {block.mark for block in IN_README}
 
 
+def bare_words(text: str) -> list[str]:
+    """The lines that are a word in capitals, and nothing else."""
+    return re.findall(r"^[ \t]*([A-Z][A-Z0-9_]*)[ \t]*$", text, re.MULTILINE)
+
+
+def test_no_line_of_the_readme_is_a_placeholder_that_was_forgotten() -> None:
+    assert ["RESULTS", "TO_DO"] == bare_words("# MIT\nRESULTS\n\nThe HTTP\n TO_DO \n")
+    assert [] == bare_words(README.read_text())
+
+
 @pytest.mark.parametrize("block", SHELL, ids=where)
 def test_shell_blocks_are_shell(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)

@@ -30,7 +30,7 @@ OTHER = Secret("inv-" + "c" * 64)
 SETTLE = 0.15
 PATIENT = dataclasses.replace(SOON, settle=SETTLE)
 """It waits for an Explorer that is slower than `TIMEOUT`."""
-TIMEOUT = Duration(0.08)
+TIMEOUT = Duration(0.25)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def test_what_an_operator_has_sent_again_at_once_still_waits_for_the_appen
 async def test_runs_that_are_under_way_at_the_same_time_do_not_wait_for_each_other(
     explorer: FakeExplorer, bench: Bench
 ) -> None:
-    sink = sink_of(explorer)
+    sink = a_sink(explorer.url)
     explorer.append_seconds = 0.05
     for number in range(4):
         await bench.run_of(sink, *(_in(call, number) for call in Agent().calls(3)))

@@ -63,6 +63,14 @@ def test_a_claim_says_where_it_is_to_be_sent_and_forgets_where_it_was() -> None:
     assert (None, None) == (row.remote, row.told_until)
 
 
+def test_a_claim_forgets_why_the_row_waited_for_that_was_said_of_another_attempt() -> None:
+    row = a_row(state=State.RETRY_AT, attempts=1, reason=GONE, remote="old")
+    rules.claim(row, 100.0, remote="new")
+    assert row.reason is None
+    rules.release(row)
+    assert (State.RETRY_AT, None) == (row.state, row.reason)
+
+
 def test_a_failure_for_now_is_tried_again_after_the_wait() -> None:
     row = a_row(tried_at=100.0)
     rules.failed(row, Retryable("later"), 7.0, 200.0, POLICY)
@@ -102,6 +110,13 @@ def test_the_twelfth_server_error_is_the_last_if_nothing_arrived(errors: int, st
     assert (row.state, row.ambiguous) == (state, state is State.DEAD)
 
 
+def test_what_was_looked_for_after_its_reason_was_forgotten_is_dead_for_a_reason_all_the_same() -> None:
+    """As when an operator gave it another chance."""
+    row = a_row(state=State.RETRY_AT, ambiguous=True, server_errors=12)
+    rules.looked(row, None, 200.0, POLICY)
+    assert f"given up after 12 server errors: {UNCLEAR}" == row.reason
+
+
 def test_the_twelfth_server_error_may_have_arrived() -> None:
     row = a_row(state=State.RETRY_AT, ambiguous=True, server_errors=12)
     rules.looked(row, Found("r"), 200.0, POLICY)
@@ -133,12 +148,11 @@ def test_what_was_to_be_put_behind_a_trace_that_is_gone_goes_elsewhere_at_once_a
     assert (attempts, "r") == (row.attempts, row.remote)
 
 
-@pytest.mark.parametrize("facts", [{"remote": "r", "reason": GONE}, {"remote": None}])
 @pytest.mark.parametrize(("hours", "state"), [(71.9, State.RETRY_AT), (72, State.DEAD)])
-def test_where_traces_are_gone_again_and_again_it_waits_and_is_given_up_at_last(
-    facts: Any, hours: float, state: State
+def test_what_was_to_be_put_behind_no_trace_and_is_gone_waits_and_is_given_up_at_last(
+    hours: float, state: State
 ) -> None:
-    row = a_row(attempts=3, tried_at=0.0, **facts)
+    row = a_row(attempts=3, tried_at=0.0)
     rules.gone(row, 7.0, hours * HOUR, POLICY, looked_for=False)
     assert (state, 3) == (row.state, row.attempts)
     assert (state is State.RETRY_AT) == (row.due_at == hours * HOUR + 7.0)
@@ -154,13 +168,13 @@ def test_a_defect_counts_like_a_server_error(errors: int, findable: bool, state:
     assert (row.state, row.server_errors, row.ambiguous) == (state, errors + 1, findable)
 
 
-def test_a_claim_that_was_not_used_leaves_no_trace() -> None:
+def test_a_claim_that_was_not_used_leaves_no_trace_but_that_the_reason_is_forgotten() -> None:
     fresh, tried = a_row(state=State.PENDING), a_row(state=State.RETRY_AT, attempts=2, tried_at=50.0, reason="later")
     for row in (fresh, tried):
         rules.claim(row, 100.0)
         rules.release(row)
     assert fresh == a_row(state=State.PENDING)
-    assert tried == a_row(state=State.RETRY_AT, attempts=2, tried_at=50.0, reason="later")
+    assert tried == a_row(state=State.RETRY_AT, attempts=2, tried_at=50.0)
 
 
 def test_what_a_plugin_says_is_cut_and_made_fit_for_any_store() -> None:

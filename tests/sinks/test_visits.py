@@ -115,6 +115,29 @@ def test_a_trace_that_was_not_there_any_more_is_forgotten_before_anything_is_cla
     assert (None, head.turn.told_until, 1) == (head.delivery.remote, head.delivery.told_until, head.delivery.attempts)
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_trace_that_is_there_is_not_forgotten_because_another_was_not(crash: bool) -> None:
+    """A turn was looked for in a trace that is gone, and is claimed for another one, but its sending is not seen."""
+    with Growing() as told:
+        told.add(*Agent().calls(2))
+        told.tell()
+        delivery, _ = told.claim()
+        delivery.remote = "gone"
+        rules.gone(delivery, 1.0, 1000.0, Policy(), looked_for=True)
+        told.store.save([delivery])
+        delivery, turn = told.claim()
+        assert "t1" == turn.remote
+        if crash:
+            told.store.expire_leases(SINK)
+            [delivery] = told.store.deliveries(limit=1)
+            rules.looked(delivery, None, 1000.0, Policy())
+        else:
+            rules.release(delivery)
+        Visits(SINK, Unit.TRACE, told.store, lambda: 1000.0, Policy()).save([delivery])
+
+        assert ["t1", "t1"] == [row.remote for row in told.store.deliveries()]
+
+
 def test_a_claim_remembers_where_it_is_sent_and_until_when_it_tells(store: Store) -> None:
     with Growing() as told:
         told.add(*Agent().calls(2))

@@ -180,6 +180,21 @@ def test_a_base_that_is_wrong_is_damage(kept: Kept, base: int) -> None:
         kept.captures.record(second)
 
 
+@pytest.mark.parametrize("branches", [1, 2, 3])
+def test_after_a_removal_that_failed_it_is_known_how_far_requests_are_from_one_by_itself(
+    kept: Kept, branches: int
+) -> None:
+    """Chains that grew beyond the limit could not be read any more."""
+    sequences = kept.run(31)
+    last = [kept.add(request(31) + b" and so" * number, sequences[-1]) for number in range(branches)]
+    with pytest.raises(ZeroDivisionError), kept.database.transaction():
+        raise ZeroDivisionError(kept.captures.release(sequences, 1 << 30))
+    assert [sequences[-1]] * branches == kept.column("base")[-branches:]
+    for branch in last:
+        kept.add(request(32), branch)
+    assert [None] * branches == kept.column("base")[-branches:]
+
+
 def test_what_was_packed_with_one_that_goes_is_packed_anew(kept: Kept) -> None:
     sequences = kept.run(10)
     assert kept.remove(*sequences[:4])

@@ -52,13 +52,20 @@ class World:
     def step(self) -> None:
         actions = [
             self._begin,
-            *([self._go_on] * 4 + [self._fork, self._delegate, self._be_cut, self._clear] if self._agents else []),
+            *(
+                [self._go_on] * 4 + [self._fork, self._delegate, self._be_cut, self._clear, self._go_on_twice]
+                if self._agents
+                else []
+            ),
         ]
         self._random.choice(actions)()
 
     def _begin(self) -> None:
         self._agents.append(agent := Agent(""))
-        self._answered(agent, user(self._random.choice(POOL)))
+        if self._random.random() < 0.3:
+            self._break_off(agent, user(f"Question number {next(self._numbers)}"))
+        else:
+            self._answered(agent, user(self._random.choice(POOL)))
 
     def _go_on(self) -> None:
         agent = self._random.choice(self._agents)
@@ -95,7 +102,9 @@ class World:
     def _be_cut(self) -> None:
         """Break off in the middle of an answer; and do it again, or go on from what there is, or without it."""
         agent = self._random.choice(self._agents)
-        asked = self._next(agent)
+        self._break_off(agent, self._next(agent))
+
+    def _break_off(self, agent: Agent, asked: Json) -> None:
         words = f"This is the long answer number {next(self._numbers)} that nobody hears".split()
         self._attempt(agent, asked, [text(" ".join(words))], complete=False)
         then = self._random.choice(["again", "from there", "without"])
@@ -112,6 +121,19 @@ class World:
         agent = self._random.choice(self._agents)
         agent.history = [*map(_cleared, agent.history[:-1]), *agent.history[-1:]]
         self._answered(agent, self._next(agent))
+
+    def _go_on_twice(self) -> None:
+        """Retry a call that was answered after all; and go on from both answers."""
+        agent = self._random.choice(self._agents)
+        asked, other = self._next(agent), Agent(agent.trace, list(agent.history))
+        first = self._attempt(agent, asked, [text(f"Answer {next(self._numbers)}.")])
+        second = self._attempt(other, asked, [text(f"Answer {next(self._numbers)}.")], headers=ANNOUNCED)
+        self._take(agent, first)
+        self._take(other, second)
+        self._answered(agent, self._next(agent))
+        branch = Agent("", other.history)
+        self._answered(branch, self._next(branch), left=second.id)
+        self._agents.append(branch)
 
     def _next(self, agent: Agent) -> Json:
         """What the agent says next: results of the tools that were called, or something new."""

@@ -332,6 +332,37 @@ def test_a_turn_does_not_wait_for_one_that_is_settled_or_another_sinks(store: St
     assert "a2" == head.exchange
 
 
+@pytest.mark.parametrize("between", [["jsonl"], ["explorer"]])
+def test_before_a_turn_goes_what_it_follows_by_way_of_turns_that_are_not_to_be_told(
+    store: Store, between: list[str]
+) -> None:
+    calls = Agent().calls(5)
+    for call, sinks in [(calls[4], ["explorer"]), *((call, between) for call in calls[1:4]), (calls[0], ["explorer"])]:
+        store.commit([Item(call.record(), call.reading(), None, sinks)])
+    for row in store.deliveries():
+        if row.exchange not in {"a1", "a5"}:
+            moved(store, row, State.DEAD)
+    head = store.head("explorer", DEMO)
+    assert head is not None
+    assert "a1" == head.exchange
+
+
+def test_a_turn_does_not_wait_for_what_comes_before_one_that_was_told(store: Store) -> None:
+    a_run(store, 2, 3, 1)
+    moved(store, store.deliveries()[-1], State.DELIVERED, remote="r", told_until=5)
+    head = store.head("explorer", DEMO)
+    assert head is not None
+    assert "a3" == head.exchange
+
+
+def test_looking_for_what_a_turn_follows_ends_where_turns_follow_one_another(store: Store, database: Database) -> None:
+    a_run(store, 1, 2, 3)
+    moved(store, store.deliveries()[1], State.DEAD)
+    with database.transaction():
+        database.run("UPDATE turns SET parent = sequence % 3 + 1, retry_of = sequence")
+    assert store.head("explorer", DEMO) is not None
+
+
 def test_redelivery_can_be_restricted(store: Store) -> None:
     for delivery in stored(store, *(an_item(f"x{n}", dataset=f"d{n}", sinks=["a", "b"]) for n in range(3))):
         moved(store, delivery, State.DEAD)

@@ -9,6 +9,7 @@ import pytest
 
 from conversing import START, Call, text, user
 from growing import LANE, SINK, Agent, Growing
+from sidestream.store.dispatch import _TOLD
 from sidestream.store.rows import State
 from sidestream.traces.model import Origin, Unit
 
@@ -315,6 +316,14 @@ def test_a_damaged_turn_does_not_keep_those_after_it_from_being_told(told: Growi
         database.run("UPDATE contents SET content = x'ff' WHERE id IN (SELECT content FROM said WHERE sequence = 2)")
 
     assert ["[turn 2 cannot be read]", "a3", "A3"] == words(told.tell())
+
+
+def test_what_was_told_is_looked_up_by_its_turn_and_not_among_all_that_was_ever_told(told: Growing) -> None:
+    database = told.store._database  # noqa: SLF001
+    plan = [step for *_, step in database.rows(f"EXPLAIN QUERY PLAN {_TOLD}", SINK, 1, 1, 1)]
+    assert ["SEARCH deliveries USING INDEX sqlite_autoindex_deliveries_1 (sequence=? AND sink=?)"] == [
+        step for step in plan if "deliveries" in step
+    ]
 
 
 class World:

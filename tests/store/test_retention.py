@@ -254,7 +254,11 @@ def test_one_that_must_stay_is_read_exactly_though_those_it_was_packed_with_are_
 def test_packing_anew_what_stays_goes_in_steps_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many attempts at one task were packed with the first of them."""
     first, *_ = a_run("r", 1)
-    changes = [{"id": f"x{n}", "request_headers": {"x-stainless-retry-count": "1"}} for n in range(6)]
+    began = first.record.started_at
+    changes = [
+        {"id": f"x{n}", "request_headers": {"x-stainless-retry-count": str(n)}, "started_at": began + 10 * n}
+        for n in range(1, 7)
+    ]
     records = [structs.replace(first.record, **change) for change in changes]
     again = [Item(record, understand(record, PROVIDERS["anthropic"]), None, ["explorer"]) for record in records]
     stored(store, first, *again)

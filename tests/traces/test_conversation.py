@@ -45,6 +45,11 @@ def rules(known: Conversed) -> list[tuple[str, str, str]]:
     return [(turn.id, turn.trace, turn.rule) for turn in known.turns.values()]
 
 
+def numbers(known: Conversed) -> list[tuple[str, str, int]]:
+    """Exchange, trace and place in it."""
+    return [(turn.id, turn.trace, turn.number) for turn in known.turns.values()]
+
+
 def words(known: Conversed, name: str) -> list[Any]:
     """Role and content of what a turn added."""
     return [(message["role"], message["content"]) for message in known.turns[name].messages]
@@ -120,6 +125,63 @@ def test_the_same_later_request_again_is_a_branch(known: Conversed) -> None:
 def test_a_retry_that_the_client_announces_belongs_to_the_turn_it_repeats(known: Conversed) -> None:
     known.add(FIRST, SECOND, a_call("c4", SECOND.messages, headers=AGAIN))
     assert ("c4", "c1", "retry_announced") == rules(known)[2]
+
+
+def test_of_parallel_samples_each_retry_belongs_to_a_call_of_its_own(known: Conversed) -> None:
+    failed = [a_call(f"c{n}", [ASK], n / 100, content=None, seconds=0.2) for n in range(5)]
+    again = [a_call(f"r{n}", [ASK], 1 + n / 100, headers=AGAIN) for n in range(5)]
+    known.add(*failed, *again)
+    assert {1: "c", 2: "r"} == {number: name[0] for name, _, number in numbers(known)}
+    assert 5 == len({trace for _, trace, _ in numbers(known)})
+
+
+def test_an_announced_retry_of_what_nobody_saw_fail_is_a_conversation_of_its_own(known: Conversed) -> None:
+    known.add(FIRST, SECOND, a_call("c4", [ASK], headers=AGAIN))
+    assert ("c4", "c4", "repeated") == rules(known)[2]
+
+
+def test_what_failed_long_ago_is_not_retried(known: Conversed) -> None:
+    known.add(a_call("c1", [ASK], 0, content=None), a_call("c2", [ASK], 3600))
+    assert ("c2", "c2", "repeated") == rules(known)[1]
+
+
+def test_another_session_retries_nothing(known: Conversed) -> None:
+    known.add(
+        a_call("c1", [ASK], 0, content=None, headers={CLAUDE: "s1"}), a_call("c2", [ASK], 5, headers={CLAUDE: "s2"})
+    )
+    assert "c2" == known.turns["c2"].trace
+
+
+def test_a_retry_that_comes_when_something_else_went_on_is_a_branch(known: Conversed) -> None:
+    failed = a_call("c2", SECOND.messages, 10, content=None)
+    other = a_call("c3", [*SECOND.messages[:2], user(tool_result("t1", "Sun."))], 12)
+    known.add(FIRST, failed, other, a_call("c4", SECOND.messages, 14))
+    assert [("c3", "c1", "extends_tip"), ("c4", "c4", "extends_earlier")] == rules(known)[2:]
+
+
+def test_more_words_after_a_failed_first_call_are_somebody_elses_a_day_later(known: Conversed) -> None:
+    document = user("A document that many ask about.")
+    known.add(a_call("c1", [document], 0, content=None), a_call("c2", [document, user("What?")], 86_400))
+    assert ("c2", "c2", "first") == rules(known)[1]
+
+
+def test_a_thousand_runs_that_got_the_same_answer_stay_apart(known: Conversed) -> None:
+    known.add(*(a_call(f"a{n}", [ASK], n) for n in range(150)))
+    known.add(*(a_call(f"b{n}", [ASK, assistant(WELCOME), THANKS], 200 + n) for n in range(150)))
+    assert {"first", "repeated", "extends_tip"} == {rule for _, _, rule in rules(known)}
+
+
+def test_continuations_of_two_attempts_at_a_call_are_a_line_and_a_branch_in_any_order(known: Conversed) -> None:
+    attempts = [a_call("c1", [ASK], 0, RAIN), a_call("c2", [ASK], 2, WELCOME, headers=AGAIN)]
+    late = a_call("c3", [ASK, assistant(RAIN), THANKS], 4)
+    known.add(*attempts, a_call("c4", [ASK, assistant(WELCOME), THANKS], 6), late)
+    assert [("c4", "c4", "extends_earlier"), ("c3", "c1", "extends_tip")] == rules(known)[2:]
+
+
+def test_a_first_answer_that_was_cut_off_is_found_also_when_it_comes_late(known: Conversed) -> None:
+    cut = a_call("c1", [ASK], 0, [text("It rains, and it will")], complete=False)
+    known.add(a_call("c2", [ASK, assistant([text("It rains,")]), user("Go on.")], 5), cut)
+    assert ("c2", "c1", "continues_cut") in rules(known)
 
 
 def test_a_call_that_was_not_answered_is_retried_without_a_word(known: Conversed) -> None:
@@ -231,6 +293,16 @@ def test_a_summary_of_nobody_knows_what_does_not(known: Conversed, headers: dict
     assert "c2" == known.turns["c2"].trace
 
 
+def test_a_title_for_a_summary_does_not_take_the_conversations_place(known: Conversed) -> None:
+    headers = {CLAUDE: "s1"}
+    known.add(
+        with_headers(FIRST, headers),
+        a_call("c2", [user("Here is a summary of the conversation.")], 5, headers=headers, body={"system": "Title!"}),
+        a_call("c3", SECOND.messages, 10, headers=headers),
+    )
+    assert [("c2", "c2", "first"), ("c3", "c1", "extends_tip")] == rules(known)[1:]
+
+
 def test_another_conversation_of_a_session_is_one_of_its_own(known: Conversed) -> None:
     headers = {CLAUDE: "s1"}
     known.add(a_call("c1", [ASK], 0, headers=headers), a_call("c2", [user("Name a title.")], headers=headers))
@@ -327,6 +399,11 @@ def test_a_task_whose_tool_call_has_been_answered_is_nobodys_child(known: Conver
     delegating = a_call("c1", [ASK], 0, delegation)
     answered = a_call("c2", [ASK, assistant(delegation), user(tool_result("t1", "Yes."))], 3)
     known.add(delegating, a_call("k1", [user(TASK)], 5), answered)
+    assert ("k1", "k1", "first") == rules(known)[1]
+
+
+def test_a_task_that_was_passed_on_long_ago_has_no_parent(known: Conversed) -> None:
+    known.add(a_call("c1", [ASK], 0, [tool_use("t1", "delegate", prompt=TASK)]), a_call("k1", [user(TASK)], 86_400))
     assert ("k1", "k1", "first") == rules(known)[1]
 
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from sidestream.providers.anthropic import Anthropic
 from sidestream.providers.base import Said, Understood
-from sidestream.traces.conversation import Earlier, Placement, Rule, clues, digest_of, place, scope_of, states_of
+from sidestream.traces.clues import clues
+from sidestream.traces.conversation import Earlier, Placement, Rule, place
 from sidestream.traces.record import Record
 from sidestream.traces.sessions import Session
+from sidestream.traces.states import digest_of, scope_of, states_of
 from sidestream.traces.understanding import understand
 from streams import NAMES, stream
 
@@ -372,9 +374,15 @@ def test_the_client_says_which_session_calls() -> None:
 
 
 def test_texts_by_which_a_task_is_known_again_are_the_same_however_they_were_sent() -> None:
-    made = call(openings=["Look at the \ud83d\ude00 in there"], arguments=["Look at  the 😀 in there", "short"])
-    assert clues(["Look at the 😀 in there"]) == made.openings == made.arguments
+    made = call(openings=["Look at the \ud83d\ude00 that is in there"])
+    passed_on = call(arguments=["Look at  the 😀 that is in there", "short"])
+    assert clues(["Look at the 😀 that is in there"]) == made.openings == passed_on.arguments
     assert not made.summary
+
+
+def test_what_a_call_was_itself_asked_it_passes_on_to_nobody() -> None:
+    asked = "What is the weather like in Bern?"
+    assert () == call(openings=[asked], arguments=[asked]).arguments
 
 
 def test_a_conversation_that_begins_with_a_summary_is_known_as_such() -> None:
@@ -426,13 +434,15 @@ class Everywhere:
             session="s",
             agent="",
             cut=None,
+            retries=0,
+            last=b"",
         )
 
     def leaving(self, _: Sequence[bytes], /) -> Iterator[Earlier]:
         return iter([self.turn])
 
     def outlined(self, _: Sequence[bytes], /) -> Iterator[Earlier]:
-        return iter([self.turn])
+        return iter([])
 
     def asking(self, _: bytes, /) -> list[Earlier]:
         return [self.turn]
@@ -440,11 +450,11 @@ class Everywhere:
     def cut(self, _: Sequence[bytes], /) -> list[Earlier]:
         return [self.turn]
 
-    def is_taken(self, _: int, /) -> bool:
-        return False
+    def free(self, _: bytes, /) -> Earlier | None:
+        return self.turn
 
-    def is_done(self, _: int, /) -> bool:
-        return False
+    def is_taken(self, _: int, /, but: int | None = None) -> bool:
+        return but is not None
 
     def naming(self, _kind: str, _name: bytes, /) -> list[Earlier]:
         return [self.turn]

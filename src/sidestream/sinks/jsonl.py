@@ -4,9 +4,10 @@ r"""Turns as lines of a file, one JSON object per line.
 
     {"id", "dataset", "trace", "turn", "rule", "origin"?, "messages", "metadata"}
 
-``trace`` is the conversation, ``turn`` its place in there, counted from 1, and ``messages`` are what it added. So the
-lines of one trace, in order of ``turn``, have each message once. ``origin`` is there where the trace left another one,
-or was called from it: ``{"kind", "trace", "turn", "number", "path"}``.
+``trace`` is the conversation, ``turn`` its place in there, counted from 1, and ``messages`` are what it added. ``turn``
+is what it was when the line was written: a turn that becomes known late can have the same as another one. So the lines
+of one trace, in order of ``metadata.started_at``, have each message once. ``origin`` is there where the trace left
+another one, or was called from it: ``{"kind", "trace", "turn", "number", "path"}``.
 
 The file is opened for each line. That costs microseconds and keeps no state that could be wrong: a file that was moved
 away or deleted, a full disk or a directory without permission is found out by the next line, and once it is repaired

@@ -74,8 +74,11 @@ def time_left(delivery: Delivery, now: float, policy: Policy) -> float:
 
 
 def claim(delivery: Delivery, now: float, *, remote: str | None = None, told_until: int | None = None) -> None:
-    """It is about to be sent, as what is added to `remote`: a crash must not take the knowledge of that."""
-    delivery.state = State.SENDING
+    """It is about to be sent, as what is added to `remote`: a crash must not take the knowledge of that.
+
+    Why it waited is over: `GONE` was said of another trace.
+    """
+    _set(delivery, State.SENDING, None)
     delivery.remote, delivery.told_until = remote, told_until
     delivery.attempts += 1
     if delivery.tried_at is None or delivery.tried_at > now:  # the clock was set back
@@ -110,7 +113,9 @@ def looked(delivery: Delivery, found: Found | None, now: float, policy: Policy) 
     if found is not None:
         arrived(delivery, found.remote)
     elif delivery.server_errors >= policy.server_errors:
-        _set(delivery, State.DEAD, f"given up after {delivery.server_errors} server errors: {delivery.reason}")
+        _set(
+            delivery, State.DEAD, f"given up after {delivery.server_errors} server errors: {delivery.reason or UNCLEAR}"
+        )
     else:
         again(delivery, now, delivery.reason)
 
@@ -126,15 +131,16 @@ def look_failed(delivery: Delivery, error: DeliveryError, wait: float, now: floa
 def gone(delivery: Delivery, wait: float, now: float, policy: Policy, *, looked_for: bool) -> None:
     """The trace that it was to be appended to is not there any more, and so neither is this.
 
-    It goes to another one at once, and the attempt does not count; but it waits if that happens again.
+    That one is forgotten, so it goes to another at once, and the attempt does not count. If it was not to be appended
+    to any, there is nothing to forget, and it waits.
     """
-    again_gone = delivery.remote is None or delivery.reason == GONE
-    if again_gone and _too_old(delivery, now, policy):
+    was_new = delivery.remote is None
+    if was_new and _too_old(delivery, now, policy):
         _set(delivery, State.DEAD, f"given up after {policy.give_up_after / 3600:g} hours: {GONE}")
         return
-    if not (again_gone or looked_for):
+    if not (was_new or looked_for):
         delivery.attempts -= 1
-    again(delivery, now + (wait if again_gone else 0.0), GONE)
+    again(delivery, now + (wait if was_new else 0.0), GONE)
 
 
 def broke(delivery: Delivery, wait: float, now: float, policy: Policy, *, findable: bool) -> None:

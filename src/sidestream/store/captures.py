@@ -80,7 +80,13 @@ class Captures:
         So they can be removed. No more than about `most` bytes are packed, as they were captured; False if that was not
         enough, and is to be gone on with.
         """
-        gone = set(going)
+        gone, heirs = set(going), set[int]()
+        try:
+            return self._release(gone, most, heirs)
+        finally:  # what was read of them in here is not so if the transaction fails
+            self._recent.drop(gone | heirs)
+
+    def _release(self, gone: Collection[int], most: int, heirs: set[int]) -> bool:
         for base in sorted(gone):
             heir: int | None = None
             for (sequence,) in self._database.rows("SELECT sequence FROM captures WHERE base = ? ORDER BY 1", base):
@@ -92,7 +98,7 @@ class Captures:
                 most -= size
                 if heir is None and readable:
                     heir = sequence
-        self._recent.drop(gone)
+                    heirs.add(heir)
         return True
 
     def _pack_anew(self, sequence: int, base: int | None) -> tuple[int, bool]:
@@ -102,7 +108,7 @@ class Captures:
         except LookupError:
             self._database.run("UPDATE captures SET base = NULL WHERE sequence = ?", sequence)
             return 1, False
-        blob, base, depth = self._squeezed(request, base)
+        blob, base, _ = self._squeezed(request, base)
         self._database.run(
             "UPDATE exchanges SET stored = stored + ?"
             " - (SELECT length(request) FROM captures WHERE captures.sequence = exchanges.sequence) WHERE sequence = ?",
@@ -110,7 +116,7 @@ class Captures:
             sequence,
         )
         self._database.run("UPDATE captures SET request = ?, base = ? WHERE sequence = ?", blob, base, sequence)
-        self._recent.put(sequence, request, depth)
+        self._recent.drop((sequence,))
         return max(len(request), 1), True
 
     def _squeezed(self, request: bytes, base: int | None) -> tuple[bytes, int | None, int]:

@@ -17,8 +17,9 @@ from sidestream.providers.jsons import clean_text, text_of
 from sidestream.store.known import KnownTurns
 from sidestream.store.packing import Packer
 from sidestream.store.turns import ANSWER, Turns
-from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Call, Placement, Rule, digest, place, within_thread
+from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Call, Placement, Rule, place, within_thread
 from sidestream.traces.model import title_of
+from sidestream.traces.states import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +32,21 @@ _MOST_REARRANGED: Final = 1000
 """Turns that are placed again because of one that came late."""
 _MOST_PASSED: Final = 256
 """States of one request that are kept for turns that come late: the latest."""
+_PATIENCE: Final = 1.0
+_SAME_AGAIN: Final = (
+    "turns WHERE scope = ? AND asking = ?"
+    " AND (rule NOT IN ('repeated', 'extends_tip', 'extends_earlier') OR retries OR NOT ? AND started_at > ?)"
+)
+"""The same request again: what may be a retry of this one, or was the first of its kind."""
+_PASSING: Final = "passed AS turns WHERE scope = ? AND state = ?"
+_OF_SLOT: Final = (
+    "turns WHERE parent IN (WITH slot (first) AS (SELECT coalesce((SELECT retry_of FROM turns WHERE sequence = ?), ?))"
+    " SELECT first FROM slot UNION ALL SELECT sequence FROM turns WHERE retry_of = (SELECT first FROM slot))"
+)
+"""What follows the same turn, or another attempt at it."""
 _OF_SESSION: Final = (
     "turns WHERE session IS NOT NULL AND scope = ? AND session = ? AND agent = ?"
-    " AND rule NOT IN ('extends_tip', 'extends_earlier')"
+    " AND rule IN ('first', 'child_of_session', 'history_truncated', 'history_summarized')"
 )
 _LATER: Final = "started_at >= ? AND (started_at > ? OR turns.sequence > ?)"
 
@@ -105,7 +118,7 @@ class Conversations:
         trace = self._trace(reading, placement)
         new = reading.asked[placement.known :]
         self._database.run(
-            f"INSERT INTO turns VALUES ({', '.join('?' * 23)})",
+            f"INSERT INTO turns VALUES ({', '.join('?' * 24)})",
             sequence,
             call.scope,
             trace,
@@ -124,6 +137,7 @@ class Conversations:
             clean_text(session.id) if session is not None else None,
             clean_text(session.agent) if session is not None else None,
             call.cut,
+            call.retries,
             b"".join(call.digests[placement.known :]),
             title_of(message for said in new for message in said.shown),
             self._contents.put(text_of(reading.system).encode()) if reading.system else None,
@@ -166,24 +180,29 @@ class Conversations:
         )
 
     def _trace(self, reading: Reading, placement: Placement) -> str:
-        of = placement.parent if placement.retry_of is None else placement.retry_of
-        if placement.rule not in BEGINNINGS and of is not None and (row := self._row(of)) is not None:
-            return row.trace
-        return clean_text(reading.id)
+        if placement.rule in BEGINNINGS:
+            return clean_text(reading.id)
+        found = self._database.rows(
+            "SELECT trace FROM turns WHERE sequence = ? OR retry_of = ? LIMIT 1",
+            placement.parent if placement.retry_of is None else placement.retry_of,
+            placement.retry_of,
+        )
+        return str(found[0][0]) if found else clean_text(reading.id)
 
     def _concerned(self, sequence: int, call: Call, placement: Placement) -> set[tuple[float, int]]:
         """Turns that began later, and may belong elsewhere because this one is there; times and sequences."""
         later = (call.started_at, call.started_at, sequence)
         questions: list[tuple[str, tuple[Any, ...]]] = []
         if call.states:
-            questions.append(("turns WHERE scope = ? AND asking = ?", (call.scope, call.states[-1])))
+            questions.append((_SAME_AGAIN, (call.scope, call.states[-1], call.complete, call.ended_at - _PATIENCE)))
+        left = [call.leaving, _left_outline(call), call.states[-1] if call.states and call.cut is not None else None]
         questions += [
             ("passed AS turns WHERE scope = ? AND state = ?", (call.scope, state))
-            for state in (call.leaving, _left_outline(call))
+            for state in left
             if state is not None
         ]
         if placement.parent is not None:
-            questions.append(("turns WHERE parent = ?", (placement.parent,)))
+            questions.append((_OF_SLOT, (placement.parent, placement.parent)))
         asking = [("opening", text) for text in call.arguments]
         asking += [("previous", call.answer)] if call.answer is not None else []
         asking += [("compacted", call.compaction)] if call.compaction else []
@@ -206,18 +225,19 @@ class Conversations:
     def _rearrange(self, concerned: set[tuple[float, int]]) -> None:
         """Place turns again, in the order in which they began, and whatever that concerns in turn."""
         todo, seen = sorted(concerned), set(concerned)
-        done = 0
+        done = gone = 0
         while todo and done < _MOST_REARRANGED:
             done += 1
             _, sequence = heapq.heappop(todo)
             before, reading = self._row(sequence), self._read(sequence)
             if before is None or reading is None:
+                gone += reading is None
                 continue
             for each in self._again(sequence, before, reading) - seen:
                 seen.add(each)
                 heapq.heappush(todo, each)
-        if todo:
-            log.warning("turns_not_rearranged", turns=len(todo))
+        if todo or gone:
+            log.warning("turns_not_rearranged", turns=len(todo) + gone)
 
     def _again(self, sequence: int, before: _Row, reading: Reading) -> set[tuple[float, int]]:
         """Place a stored turn again; those that are concerned by what has changed."""
@@ -232,6 +252,8 @@ class Conversations:
         if not moved:
             return set()
         concerned = self._concerned(sequence, call, placement) | self._concerned(sequence, call, before.placement)
+        if call.leaving == before.leaving and placement.retry_of == before.retry_of:
+            return concerned
         followers = self._database.rows("SELECT started_at, sequence FROM turns WHERE parent = ?", sequence)
         return concerned.union(map(tuple, followers))
 

@@ -60,6 +60,7 @@ CREATE TABLE turns (
     session TEXT,
     agent TEXT,
     cut TEXT, -- the text of an answer that is not whole
+    retries INTEGER NOT NULL, -- how often the client says to have sent it before
     digests BLOB NOT NULL, -- 16 bytes for each message since `known`, and for the answer
     title TEXT NOT NULL,
     system INTEGER REFERENCES contents,
@@ -71,6 +72,8 @@ CREATE INDEX turns_outline ON turns (scope, outline, started_at) WHERE outline I
 CREATE INDEX turns_asking ON turns (scope, asking, started_at);
 CREATE INDEX turns_cut ON turns (scope, asking) WHERE cut IS NOT NULL;
 CREATE INDEX turns_after ON turns (parent, started_at) WHERE parent IS NOT NULL;
+CREATE INDEX turns_taken ON turns (parent, started_at)
+    WHERE answered AND rule NOT IN ('child_of_call', 'child_of_session', 'history_summarized');
 CREATE INDEX turns_again ON turns (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX turns_of_trace ON turns (trace, started_at);
 CREATE INDEX turns_of_session ON turns (scope, session, agent, started_at) WHERE session IS NOT NULL;

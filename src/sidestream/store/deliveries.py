@@ -35,8 +35,21 @@ _ANEW = f"""
     attempts = 0, server_errors = 0, tried_at = NULL, due_at = iif({_UNCLEAR}, due_at, 0), reason = NULL,
     remote = iif({_SENT}, remote, NULL), told_until = iif({_SENT}, told_until, NULL)
 """
-_FOLLOWED = "SELECT parent FROM turns WHERE sequence = ? UNION SELECT retry_of FROM turns WHERE sequence = ?"
 _LONGEST_WAY = 10_000
+_HEADS = f"sink = ? AND deliveries.fingerprint = ? AND deliveries.dataset = ? AND {_OPEN}"
+_PASSED = """
+    NOT EXISTS (SELECT 1 FROM deliveries WHERE sequence = turn AND sink = ? AND state NOT IN ('parked', 'dead'))
+"""
+"""Whether to look beyond a turn: not where the sink was told it, for what comes after it is told behind that."""
+_FOLLOWED = f"""
+    WITH RECURSIVE way (turn) AS (
+        SELECT parent FROM turns WHERE sequence = ? UNION SELECT retry_of FROM turns WHERE sequence = ?
+        UNION SELECT parent FROM way CROSS JOIN turns ON turns.sequence = turn WHERE {_PASSED}
+        UNION SELECT retry_of FROM way CROSS JOIN turns ON turns.sequence = turn WHERE {_PASSED}
+        LIMIT {_LONGEST_WAY}
+    ) SELECT turn FROM way CROSS JOIN deliveries ON deliveries.sequence = turn WHERE {_HEADS} LIMIT 1
+"""
+"""The nearest turn that another one follows, or tries again, and that is still to be told."""
 
 
 class Deliveries:
@@ -54,10 +67,8 @@ class Deliveries:
 
     def head(self, sink: str, lane: Lane) -> Delivery | None:
         """The oldest open delivery of a lane; but before a turn, open deliveries of those that it follows."""
-        of_lane = "sink = ? AND deliveries.fingerprint = ? AND deliveries.dataset = ?"
-        oldest = f"{_SELECT} WHERE {of_lane} AND {_OPEN} ORDER BY deliveries.sequence LIMIT 1"
-        followed = f"{_SELECT} WHERE {of_lane} AND {_OPEN} AND deliveries.sequence IN ({_FOLLOWED}) LIMIT 1"
-        found = self._database.rows(oldest, sink, *lane)
+        found = self._database.rows(f"{_SELECT} WHERE {_HEADS} ORDER BY deliveries.sequence LIMIT 1", sink, *lane)
+        followed = f"{_SELECT} WHERE sink = ? AND deliveries.sequence = ({_FOLLOWED})"
         head = None
         passed: set[int] = set()
         while found and len(passed) < _LONGEST_WAY:
@@ -65,7 +76,8 @@ class Deliveries:
             if head.sequence in passed:
                 break
             passed.add(head.sequence)
-            found = self._database.rows(followed, sink, *lane, head.sequence, head.sequence)
+            at = head.sequence
+            found = self._database.rows(followed, sink, at, at, sink, sink, sink, *lane)
         return head
 
     def forget_remote(self, sink: str, remote: str) -> None:

@@ -33,6 +33,13 @@ _LATEST: Final = 8_000 * 365 * 86_400 * 1_000_000
 """Microseconds since then; beyond it there are hardly any dates."""
 _ATTEMPTS: Final = "SELECT ? UNION ALL SELECT sequence FROM turns WHERE retry_of = ?"
 """A first attempt at a turn, and all others."""
+_TOLD: Final = (
+    "SELECT sequence, id, remote, told_until FROM"  # noqa: S608  # constants
+    " (SELECT sequence, remote, told_until FROM deliveries WHERE sink = ? AND sequence <> ?"
+    f" AND sequence IN ({_ATTEMPTS}) AND state = 'delivered' AND +remote IS NOT NULL AND told_until IS NOT NULL)"
+    " JOIN exchanges USING (sequence) ORDER BY told_until DESC"
+)
+"""Without the plus, SQLite takes the index of remotes, and looks at all that the sink was ever told."""
 _THERE: Final = "(state IN ('delivered', 'sending', 'pending') OR ambiguous AND state = 'retry_at')"
 """What may be at the destination, of rows that have a remote: of those that are pending, from before."""
 
@@ -133,10 +140,7 @@ class Dispatch:
     def _told(self, delivery: Delivery, attempt: int) -> list[_Told]:
         """Attempts at a turn that the sink was told, the latest first."""
         found = self._database.rows(
-            "SELECT sequence, id, remote, told_until FROM"  # noqa: S608  # constants
-            " (SELECT sequence, remote, told_until FROM deliveries WHERE sink = ? AND sequence <> ?"
-            f" AND sequence IN ({_ATTEMPTS}) AND state = 'delivered' AND remote IS NOT NULL AND told_until IS NOT NULL)"
-            " JOIN exchanges USING (sequence) ORDER BY told_until DESC",
+            _TOLD,
             delivery.sink,
             delivery.sequence,
             attempt,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sidestream.traces.conversation import CHILDREN, DIGEST, ROOTS, Call, Earlier, Rule
+from sidestream.traces.conversation import CHILDREN, ROOTS, Call, Earlier, Rule
+from sidestream.traces.states import DIGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sidestream.store.database import Database
 
@@ -25,10 +26,13 @@ _AT_ONCE: Final = (8, 120, 500)
 _LONGEST_PATH: Final = 10_000
 _COLUMNS: Final = (
     f"turns.sequence, parent, retry_of, known, known + length(digests) / {DIGEST}, rule, turns.started_at, ended_at,"
-    " asking, leaving, outline, answered, complete, manner, session, agent, cut"
+    " asking, leaving, outline, answered, complete, manner, session, agent, cut, retries,"
+    f" substr(digests, -{DIGEST})"
 )
 _BEFORE: Final = "turns.started_at <= ? AND (turns.started_at < ? OR turns.sequence < ?)"
-_CHILDREN: Final = ", ".join(f"'{rule}'" for rule in sorted(CHILDREN))
+_TAKES: Final = "answered AND rule NOT IN ('child_of_call', 'child_of_session', 'history_summarized')"
+"""What takes the place after its parent; word for word as in the index, or SQLite does not use it."""
+_MOST_ALIKE: Final = 4096
 _BY_ITSELF: Final = ", ".join(f"'{rule}'" for rule in sorted(ROOTS | CHILDREN))
 
 
@@ -58,21 +62,37 @@ class KnownTurns:
         wanted = f"cut IS NOT NULL AND scope = ? AND asking IN ({_marks(states)})"
         return self._turns(wanted, self._scope, *states)
 
-    def is_taken(self, attempt: int, /) -> bool:
-        """Whether a turn that was answered goes on from this one, or from a retry of it, and is no child of it."""
+    def free(self, state: bytes, /) -> Earlier | None:
+        """The latest turn that left this state, and that nothing goes on from; of the latest 4,096."""
         found = self._database.rows(
-            "SELECT 1 FROM turns WHERE parent IN (SELECT ? UNION ALL SELECT sequence FROM turns WHERE retry_of = ?)"
-            f" AND answered AND rule NOT IN ({_CHILDREN}) AND {_BEFORE} LIMIT 1",
-            attempt,
-            attempt,
+            f"SELECT {_COLUMNS} FROM (SELECT * FROM turns WHERE scope = ? AND leaving = ? AND {_BEFORE}"
+            f" ORDER BY turns.started_at DESC LIMIT {_MOST_ALIKE}) AS turns"
+            " WHERE retry_of IS NULL AND NOT EXISTS (SELECT 1 FROM turns AS next WHERE next.parent = turns.sequence"
+            f" AND {_TAKES.replace('answered', 'next.answered').replace('rule', 'next.rule')}"
+            f" AND {_BEFORE.replace('turns', 'next')}) ORDER BY turns.started_at DESC LIMIT 1",
+            self._scope,
+            state,
+            *self._before,
             *self._before,
         )
-        return bool(found)
+        return earlier(found[0]) if found else None
 
-    def is_done(self, attempt: int, /) -> bool:
-        """Whether a retry of this one was answered whole."""
-        wanted = f"SELECT 1 FROM turns WHERE retry_of = ? AND complete AND {_BEFORE} LIMIT 1"
-        return bool(self._database.rows(wanted, attempt, *self._before))
+    def is_taken(self, turn: int, /, but: int | None = None) -> bool:
+        """Whether a turn that was answered goes on from this one, or from another attempt at the same.
+
+        What it has called does not count, nor what has only a summary of it, nor attempts at the turn `but`.
+        """
+        found = self._database.rows(
+            "WITH slot (first) AS (SELECT coalesce((SELECT retry_of FROM turns WHERE sequence = ?), ?))"
+            " SELECT 1 FROM turns WHERE parent IN (SELECT first FROM slot"
+            " UNION ALL SELECT sequence FROM turns WHERE retry_of = (SELECT first FROM slot))"
+            f" AND {_TAKES} AND {_BEFORE} AND coalesce(retry_of, sequence) IS NOT ? LIMIT 1",
+            turn,
+            turn,
+            *self._before,
+            but,
+        )
+        return bool(found)
 
     def tips(self, session: str, agent: str, /) -> list[Earlier]:
         """Of each trace of a session's agent the latest turn that was answered, the latest first."""
@@ -132,16 +152,19 @@ class KnownTurns:
         return [value for value in values if value in known]
 
     def _by_clues(self, kind: str, clues: Sequence[bytes]) -> list[Earlier]:
-        found = self._database.rows(
-            f"SELECT DISTINCT {_COLUMNS} FROM clues CROSS JOIN turns USING (sequence)"
-            f" WHERE clues.scope = ? AND clues.kind = ? AND clues.digest IN ({_marks(clues)})"
-            f" AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}",
-            self._scope,
-            kind,
-            *clues,
-            *self._before,
-        )
-        return [earlier(columns) for columns in found]
+        found = {
+            sequence
+            for clue in clues
+            for (sequence,) in self._database.rows(
+                "SELECT sequence FROM clues WHERE scope = ? AND kind = ? AND digest = ? AND started_at <= ?"
+                f" ORDER BY started_at DESC LIMIT {_MOST}",
+                self._scope,
+                kind,
+                clue,
+                self._before[0],
+            )
+        }
+        return self._turns(f"turns.sequence IN ({_marks(found)})", *found) if found else []
 
     def _turns(self, wanted: str, *values: Any) -> list[Earlier]:
         found = self._database.rows(
@@ -158,5 +181,5 @@ def earlier(columns: Sequence[Any]) -> Earlier:
     return row._replace(rule=Rule(row.rule), answered=bool(row.answered), complete=bool(row.complete))
 
 
-def _marks(values: Sequence[object]) -> str:
+def _marks(values: Collection[object]) -> str:
     return ", ".join("?" * len(values))

@@ -15,43 +15,32 @@ a state.
 from __future__ import annotations
 
 import enum
-import hashlib
 import operator
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
+from sidestream.traces.states import states_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sidestream.providers.base import Said
     from sidestream.traces.sessions import Session
 
-DIGEST: Final = 16
-"""Bytes of a state, and of any other digest here."""
 _LONGEST_CUT: Final = 64 << 10
-_SHORTEST_CLUE: Final = 8
-"""Characters, without white space, that a task must have to be known again as such."""
-_MOST_CLUES: Final = 64
-_PATIENCE: Final = 1.0
-"""Seconds by which the end of an attempt may be noticed later than the beginning of the next."""
+_PATIENCE: Final = 0.1
+"""Seconds by which the end of an attempt may be noticed later than the beginning of the next; and, of an attempt that
+took less than ten times that, a tenth of what it took, for calls that begin at the same time are none of each other."""
+_RECENT: Final = 600.0
+"""Seconds within which what was left open is taken up again: a call that failed, a task that was passed on."""
+_MOST_ATTEMPTS: Final = 32
 _PINNED: Final = 2
 """How many messages at the beginning a client may keep when it drops those after them."""
 _SHORTEST_BEGINNING: Final = 256
 """Characters of an answer, captured in part, that are enough to know the whole of it by."""
 _MOST_ENDS: Final = 16
 """At how many places of a request the end of a history is looked for; a whole message is rarely said twice."""
-_SUMMARY: Final = re.compile(  # possessive: what comes before is never looked at twice
-    r"\s*+(?:<system-reminder>(?>.*?</system-reminder>)\s*+)*+"
-    r"(?:this session is being continued from a previous conversation"
-    r"|<(?:conversation[_-])?summary>"
-    r"|\W{0,4}(?:here is |here's |this is )?(?:the |a )?(?:conversation summary|summary of (?:the|our|this|your) "
-    r"(?:previous |earlier |prior )?(?:conversation|session|history|context|discussion|work))"
-    r"|\W{0,4}(?:previous|earlier) conversation (?:summary|\(?summarized)"
-    r"|the (?:conversation )?history before this point was compacted)",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 class Rule(enum.StrEnum):
@@ -158,6 +147,9 @@ class Earlier(NamedTuple):
     session: str | None
     agent: str | None
     cut: str | None
+    retries: int
+    last: bytes
+    """The digest of its latest message."""
 
     @property
     def attempt(self) -> int:
@@ -174,17 +166,20 @@ class Known(Protocol):
     def outlined(self, outlines: Sequence[bytes], /) -> Iterator[Earlier]:
         """Turns that were answered and left one of these outlines, likewise."""
 
+    def free(self, state: bytes, /) -> Earlier | None:
+        """The latest turn that left this state, and that nothing goes on from."""
+
     def asking(self, state: bytes, /) -> list[Earlier]:
         """Turns whose whole request had this state, the latest first."""
 
     def cut(self, states: Sequence[bytes], /) -> list[Earlier]:
         """Turns whose request had one of these states, and whose answer was cut off, the latest first."""
 
-    def is_taken(self, attempt: int, /) -> bool:
-        """Whether a turn that was answered goes on from this one, or from a retry of it, and is no child of it."""
+    def is_taken(self, turn: int, /, but: int | None = None) -> bool:
+        """Whether a turn that was answered goes on from this one, or from another attempt at the same.
 
-    def is_done(self, attempt: int, /) -> bool:
-        """Whether a retry of this one was answered whole."""
+        What it has called does not count, nor what has only a summary of it, nor attempts at the turn `but`.
+        """
 
     def naming(self, kind: str, name: bytes, /) -> list[Earlier]:
         """Turns whose ``answer``, or whose ``compaction``, is this one, the latest first."""
@@ -213,19 +208,19 @@ class Placement(NamedTuple):
 
 def place(call: Call, known: Known) -> Placement:
     """Where `call` belongs, among what is `known`."""
-    attempts = known.asking(call.states[-1]) if call.states else []
-    attempts = [each for each in attempts if each.manner == call.manner]
-    if retried := _retried(call, attempts, known):
+    same = [each for each in known.asking(call.states[-1]) if each.manner == call.manner] if call.states else []
+    if retried := _retried(call, same, known):
         return retried
     if call.previous is not None:
-        return _in_thread(call.previous, known) or Placement(Rule.FIRST)
+        before = _named(call, "answer", call.previous, known)
+        return _following(Rule.CONTINUES_THREAD, before, 0, known) if before is not None else Placement(Rule.FIRST)
     if not call.states:
         return Placement(Rule.FIRST)
     return (
         _continued(call, known)
         or _after_compaction(call, known)
         or _child(call, known)
-        or Placement(Rule.REPEATED if attempts else Rule.FIRST)
+        or Placement(Rule.REPEATED if same else Rule.FIRST)
     )
 
 
@@ -233,7 +228,7 @@ def within_thread(call: Call, asked: Sequence[Said], answer: Said | None, known:
     """The call with the states of the whole conversation, where the provider keeps the history of it."""
     if call.previous is None:
         return call
-    before = next(iter(known.naming("answer", call.previous)), None)
+    before = _named(call, "answer", call.previous, known)
     if before is None or before.leaving is None:
         return msgspec.structs.replace(call, states=(), leaving=None, outlines=())
     said = [*asked, *([answer] if answer is not None else [])]
@@ -248,30 +243,54 @@ def within_thread(call: Call, asked: Sequence[Said], answer: Said | None, known:
     )
 
 
-def _in_thread(previous: bytes, known: Known) -> Placement | None:
-    """What follows an answer that the request names."""
-    named = known.naming("answer", previous)
-    if not named:
+def _named(call: Call, kind: str, name: bytes, known: Known) -> Earlier | None:
+    """The turn that is named; where names are used again, one of the call's own session, and one that is free."""
+    named = known.naming(kind, name)
+    named = [each for each in named if _is_of_session(each, call)] or named
+    return max(named, key=lambda each: not known.is_taken(each.turn), default=None)
+
+
+def _following(rule: Rule, before: Earlier, place: int, known: Known) -> Placement:
+    """What goes on from a turn: by this rule, or as a branch where another has done so."""
+    return Placement(Rule.EXTENDS_EARLIER if known.is_taken(before.turn) else rule, before.turn, None, place)
+
+
+def _is_of_session(each: Earlier, call: Call) -> bool:
+    """Whether a turn is of the call's session and agent; or both name none."""
+    return (each.session, each.agent) == (call.session.key if call.session is not None else (None, None))
+
+
+def _is_recent(each: Earlier, call: Call) -> bool:
+    """Whether a turn was over when the call began, and not for long."""
+    patience = min(_PATIENCE, (call.started_at - each.started_at) / 10)
+    return -patience <= call.started_at - each.ended_at <= _RECENT
+
+
+def _retried(call: Call, same: Sequence[Earlier], known: Known) -> Placement | None:
+    """The same request again, where that is a retry. Of several that it could be of, the one that it counts on from."""
+    tries: dict[int, list[Earlier]] = {}
+    for each in same:
+        if _is_of_session(each, call):
+            tries.setdefault(each.attempt, []).append(each)
+    open_ = [attempts for attempts in tries.values() if _is_open(attempts, call, known)]
+    if not open_:
         return None
-    before = named[0]
-    rule = Rule.EXTENDS_EARLIER if known.is_taken(before.attempt) else Rule.CONTINUES_THREAD
-    return Placement(rule, before.turn)
-
-
-def _retried(call: Call, attempts: Sequence[Earlier], known: Known) -> Placement | None:
-    """The same request again, where that is a retry."""
-    if call.retries and attempts:
-        latest = next((each for each in attempts if not each.complete), attempts[0])
-        return _again(Rule.RETRY_ANNOUNCED, latest, call)
-    for each in attempts:
-        over = not each.complete and each.ended_at <= call.started_at + _PATIENCE
-        if over and not known.is_done(each.attempt):
-            return _again(Rule.RETRY_INCOMPLETE, each, call)
-    return None
-
-
-def _again(rule: Rule, each: Earlier, call: Call) -> Placement:
+    each, *_ = max(open_, key=lambda tried: (not tried[0].complete, tried[0].retries == call.retries - 1))
+    rule = Rule.RETRY_ANNOUNCED if call.retries else Rule.RETRY_INCOMPLETE
     return Placement(rule, each.parent, each.attempt, min(each.known, len(call.states)))
+
+
+def _is_open(attempts: Sequence[Earlier], call: Call, known: Known) -> bool:
+    """Whether there may be one more of these attempts at the same, the latest first."""
+    latest, first = attempts[0], attempts[-1]
+    if len(attempts) > _MOST_ATTEMPTS or not _is_recent(latest, call):
+        return False
+    if any(each.complete for each in attempts):
+        counted = call.retries > 0 and latest.retries == call.retries - 1
+        return counted and not known.is_taken(latest.turn)
+    if first.parent is None or first.rule in BEGINNINGS or any(each.answered for each in attempts):
+        return True
+    return not known.is_taken(first.parent, but=latest.attempt)  # else somebody has gone on without it
 
 
 def _continued(call: Call, known: Known) -> Placement | None:
@@ -281,10 +300,12 @@ def _continued(call: Call, known: Known) -> Placement | None:
     rule = Rule.CONTINUES_CUT if cut[1] >= rewritten[1] else Rule.HISTORY_REWRITTEN
     before, place = max(cut, rewritten, key=operator.itemgetter(1))
     if before is not None and place > exact:
-        return Placement(Rule.EXTENDS_EARLIER if known.is_taken(before.attempt) else rule, before.turn, None, place)
+        return _following(rule, before, place, known)
     if not alike:
         return None
-    candidates = [(_likeness(each, call), not known.is_taken(each.attempt), each) for each in alike]
+    candidates = [(_likeness(each, call), not known.is_taken(each.turn), each) for each in alike]
+    if not any(free for _, free, _ in candidates) and (other := known.free(call.states[exact - 1])) is not None:
+        candidates = [(_likeness(other, call), True, other)] if _can_follow(other, call, exact) else candidates
     _, free, before = max(candidates, key=lambda candidate: candidate[:2])  # of equals the first, which is the latest
     return Placement(Rule.EXTENDS_TIP if free else Rule.EXTENDS_EARLIER, before.turn, None, exact)
 
@@ -313,8 +334,18 @@ def _can_follow(each: Earlier, call: Call, place: int) -> bool:
     """
     if each.answered and (each.leaving != each.asking or call.roles[place - 1] == "assistant"):
         return True
+    return _says_more(each, call, place)
+
+
+def _says_more(each: Earlier, call: Call, place: int) -> bool:
+    """Whether a request is that of a turn, which nothing came of, with more of the user's own words.
+
+    Where there is no answer before that either, it must be of the same kind, and soon.
+    """
     rest = call.roles[place:]
-    return bool(rest) and "assistant" not in rest
+    if not rest or "assistant" in rest or not _is_of_session(each, call):
+        return False
+    return each.parent is not None or (each.manner == call.manner and _is_recent(each, call))
 
 
 def _likeness(each: Earlier, call: Call) -> int:
@@ -335,7 +366,7 @@ def _cut(call: Call, beyond: int, known: Known) -> tuple[Earlier | None, int]:
             begun = place + 1
         elif rest[:1] == ("assistant",) and len(cut) >= _SHORTEST_BEGINNING and said.startswith(cut):
             begun = place + 1  # the client has more of it than was captured
-        elif rest and "assistant" not in rest:
+        elif _says_more(each, call, place):
             begun = place
         if begun > best[1]:
             best = (each, begun)
@@ -353,16 +384,15 @@ def _rewritten(call: Call, beyond: int, known: Known) -> tuple[Earlier | None, i
 
 def _after_compaction(call: Call, known: Known) -> Placement | None:
     """The conversation goes on, with less of its history than before."""
-    for before in known.naming("compaction", call.compacted) if call.compacted else ():
-        return Placement(Rule.HISTORY_COMPACTED, before.turn, None, 1)
+    made = _named(call, "compaction", call.compacted, known) if call.compacted else None
+    if made is not None:
+        return _following(Rule.HISTORY_COMPACTED, made, 1, known)
     tips = known.tips(*call.session.key) if call.session is not None else []
     for tip in tips:
-        if overlap := _overlap(call, known.history(tip.turn)):
-            return Placement(Rule.HISTORY_TRUNCATED, tip.turn, None, overlap)
-    if not (call.summary and tips):
-        return None
-    longest = max(tips, key=lambda tip: (tip.manner == call.manner, tip.length))
-    return Placement(Rule.HISTORY_SUMMARIZED, longest.turn)
+        if tip.last in call.digests and (overlap := _overlap(call, known.history(tip.turn))):
+            return _following(Rule.HISTORY_TRUNCATED, tip, overlap, known)
+    alike = [tip for tip in tips if tip.manner == call.manner] if call.summary else []
+    return _following(Rule.HISTORY_SUMMARIZED, alike[0], 0, known) if len(alike) == 1 else None
 
 
 def _overlap(call: Call, history: list[bytes]) -> int:
@@ -384,83 +414,18 @@ def _child(call: Call, known: Known) -> Placement | None:
     openers = [
         each
         for each in (known.passing_on(call.openings) if call.openings else [])
-        if each.ended_at <= call.started_at + _PATIENCE and not known.is_taken(each.attempt)
+        if _is_recent(each, call) and not known.is_taken(each.turn)
     ]
-    parent = call.session.parent if call.session is not None else None
-    if parent is not None:
-        by = [each for each in openers if (each.session, each.agent) == parent]
-        by = by or sorted(known.tips(*parent), key=lambda tip: -tip.length)
+    session = call.session
+    if session is not None and session.parent is not None:
+        by = [each for each in openers if (each.session, each.agent) == session.parent]
+        by = by or sorted(known.tips(*session.parent), key=lambda tip: -tip.length)
         if by:
             return Placement(Rule.CHILD_OF_SESSION, by[0].turn)
-    return Placement(Rule.CHILD_OF_CALL, openers[0].turn) if openers else None
-
-
-def scope_of(dataset: str, provider: str, fingerprint: str) -> bytes:
-    """The scope of calls; `fingerprint` stands for the key that they brought along."""
-    return digest(dataset, provider, fingerprint)
-
-
-def states_of(messages: Iterable[Said], before: bytes = b"", *, outline: bool = False) -> list[bytes]:
-    """The state after each of `messages`, which follow on the state `before`; with `outline` by their outlines."""
-    states: list[bytes] = []
-    chain = _Chain(before)
-    for message in messages:
-        chain.add(message, message.outline if outline and message.outline is not None else message.units)
-        states.append(chain.state)
-    return states
-
-
-def digest_of(message: Said) -> bytes:
-    """A message by itself."""
-    return digest(message.role, message.text, *message.units)
-
-
-def digest(*parts: str | bytes) -> bytes:
-    """A digest of texts and bytes, in which it cannot be told apart from any other list of them."""
-    hashed = hashlib.blake2b(digest_size=DIGEST)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        hashed.update(len(data).to_bytes(8, "big"))
-        hashed.update(data)
-    return hashed.digest()
-
-
-def clues(texts: Iterable[str]) -> tuple[bytes, ...]:
-    """Digests of texts, white space apart, by which a task is known again that was passed on."""
-    bare = ["".join(text.split()) for text in texts]
-    return tuple(dict.fromkeys(digest(text) for text in bare if len(text) >= _SHORTEST_CLUE))[:_MOST_CLUES]
-
-
-def is_summary(openings: Iterable[str]) -> bool:
-    """Whether one of these texts begins as summaries of conversations do."""
-    return any(_SUMMARY.match(text[:20_000]) for text in openings)
+    own = [each for each in openers if session is None or each.session in {None, session.id}]
+    return Placement(Rule.CHILD_OF_CALL, own[0].turn) if own else None
 
 
 def cut_text(answer: Said | None, *, complete: bool) -> str | None:
     """What is kept of an answer that is not whole, maybe nothing; None if it is whole, or there is none."""
     return answer.text[:_LONGEST_CUT] if answer is not None and not complete else None
-
-
-class _Chain:
-    """The state so far. Messages of one role in a row are one message: what an assistant says in them is one text."""
-
-    def __init__(self, state: bytes) -> None:
-        self.state = state
-        self._role = ""
-        self._before = state
-        """The state before the assistant's messages that are being added."""
-        self._text = self._units = hashlib.blake2b(digest_size=DIGEST)
-
-    def add(self, message: Said, units: Iterable[bytes]) -> None:
-        if message.role != self._role:
-            self._role, self._before = message.role, self.state
-            self._text, self._units = hashlib.blake2b(digest_size=DIGEST), hashlib.blake2b(digest_size=DIGEST)
-        if message.role == "assistant":
-            self._text.update(message.text.encode("utf-8", "surrogatepass"))
-            for unit in units:
-                self._units.update(digest(unit))
-            if message.text or message.units:
-                self.state = digest(self._before, message.role, self._text.digest(), self._units.digest())
-            return
-        for unit in units:
-            self.state = digest(self.state, message.role, unit)

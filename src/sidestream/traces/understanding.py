@@ -15,19 +15,12 @@ import msgspec
 
 from sidestream.providers.decoding import LIMIT, decode
 from sidestream.providers.jsons import clean, clean_text, text_of
-from sidestream.traces.conversation import (
-    Call,
-    clues,
-    cut_text,
-    digest,
-    digest_of,
-    is_summary,
-    scope_of,
-    states_of,
-)
+from sidestream.traces.clues import clues, is_summary
+from sidestream.traces.conversation import Call, cut_text
 from sidestream.traces.model import Reading
 from sidestream.traces.prices import cost_of
 from sidestream.traces.sessions import name_in, session_of
+from sidestream.traces.states import digest, digest_of, scope_of, states_of
 
 if TYPE_CHECKING:
     from sidestream.providers.base import Provider, Said, Understood
@@ -121,6 +114,7 @@ def _call(
     states = states_of(said) if whole and asked else []
     openings = [clean_text(text) for text in understood.openings] if whole else []
     arguments = [clean_text(text) for text in understood.arguments] if whole else []
+    opened = clues(openings)
     return Call(
         scope=scope_of(record.dataset, record.provider, record.fingerprint),
         started_at=record.started_at,
@@ -141,9 +135,11 @@ def _call(
         previous=_named(understood.previous) if whole else None,
         compaction=answer.compaction if answer is not None else b"",
         compacted=asked[0].compaction if whole and asked else b"",
-        openings=clues(openings),
+        openings=opened,
         summary=is_summary(openings),
-        arguments=clues(arguments),
+        arguments=tuple(
+            text for text in clues(arguments) if text not in opened
+        ),  # what it was asked it passes on to nobody
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from model_provider import stream
 from sidestream.providers.anthropic import Anthropic
-from sidestream.traces.conversation import states_of
+from sidestream.traces.states import states_of
 
 if TYPE_CHECKING:
     from sidestream.providers.base import Said, Understood

@@ -205,6 +205,12 @@ def test_a_long_message_takes_linear_time() -> None:
     assert time.perf_counter() - begun < 4
 
 
+def test_reminders_of_a_coding_agent_are_none_of_its_users_words() -> None:
+    reminder = text("<system-reminder>Be good.</system-reminder>\n<system-reminder>Now.</system-reminder>\n")
+    assert known_by("user", [text("one")]) == known_by("user", [reminder, text("one")])
+    assert known_by("user", [text("one")]) != known_by("user", [text(f"{reminder['text']} two"), text("one")])
+
+
 def test_an_outline_is_the_same_whatever_a_tool_has_answered() -> None:
     cleared = RESULT | {"content": "[cleared]", "is_error": True}
     assert outline_of("user", [text("one"), RESULT]) == outline_of("user", [text("one"), cleared])

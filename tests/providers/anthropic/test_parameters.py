@@ -15,8 +15,16 @@ SECRET = "s3cr3t-0123456789abcdef"
 @pytest.mark.parametrize(
     "field",
     [
-        {"mcp_servers": [{"type": "url", "url": "https://example.org", "authorization_token": SECRET}]},
-        {"mcp_servers": [{"env": {"WIKI_API_KEY": SECRET}}]},
+        {"servers": [{"type": "url", "url": "https://example.org", "authorization_token": SECRET}]},
+        {"servers": [{"env": {"WIKI_API_KEY": SECRET}}]},
+        {"mcp_servers": {"url": SECRET}},
+        {"mcp_servers": [{"type": "url", "url": f"//{SECRET}"}]},
+        {"mcp_servers": [{"type": "url", "url": f"http://[{SECRET}"}]},
+        {"headers": [{"name": "Authorization", "value": f"Basic {SECRET}"}]},
+        {"headers": [{"key": "X-Api-Key", "value": SECRET, "more": {"a": [SECRET]}}]},
+        {"headers": [{"header": "Cookie", "text": SECRET}]},
+        {"headers": [{"Name": "Authorization", "Key": SECRET, "Value": SECRET}]},
+        {"env": {"PAT": SECRET, "GITHUB_PAT": SECRET}},
         {"headers": {"Authorization": f"Bearer {SECRET}"}},
         {"headers": [{"name": "Authorization", "value": f"Bearer {SECRET}"}]},
         {"authorization": {"type": "bearer", "value": [SECRET]}},
@@ -45,13 +53,40 @@ def test_credentials_are_removed_wherever_they_are(field: dict[str, Any]) -> Non
         {"token_counting": True, "secret": None},
         {"metadata": {"user_id": "user_1"}},
         {"tool_choice": {"type": "tool", "name": "get_token", "disable_parallel_tool_use": True}},
-        {"mcp_servers": [{"type": "url", "url": "https://example.org/mcp?page=2#top", "name": "wiki"}]},
+        {"mcp_servers": [{"type": "url", "url": "https://example.org/mcp", "name": "wiki"}]},
+        {"url": "https://example.org/mcp?page=2#top"},
+        {"notes": "Basic information, Basic English, eyJ and AKIA, xox-ray"},
         {"context_management": {"edits": [{"trigger": {"type": "input_tokens", "value": 100}}]}},
         {"stop_sequences": ["a@b", "key=value", "?", "://", ""]},
     ],
 )
 def test_what_is_no_credential_stays(field: dict[str, Any]) -> None:
     assert (field, True) == parameters_of(field)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "Basic dXNlcjpwYXNz",
+        "basic dXNlcjpwYXNz",
+        "ghp_0123456789abcdefABCD",
+        "ghs_0123456789abcdefABCD",
+        "github_pat_0123456789abcdef_ABCD",
+        "xoxb-1234567890-abcdef",
+        "AKIAIOSFODNN7EXAMPLE",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln-bmF0_dXJl",
+        "glpat-0123456789abcdefABCD",
+    ],
+)
+def test_what_looks_like_a_key_is_removed_from_texts(secret: str) -> None:
+    assert {"notes": "use [removed], please"} == parameters_of({"notes": f"use {secret}, please"})[0]
+
+
+def test_of_mcp_servers_what_they_are_called_and_where_they_are_is_kept() -> None:
+    server = {"name": "wiki", "type": "url", "url": f"https://me:{SECRET}@example.org:8443/mcp?q={SECRET}#{SECRET}"}
+    kept = {"name": "wiki", "type": "url", "url": "https://example.org:8443/mcp"}
+    parameters, _ = parameters_of({"mcp_servers": [server | {"env": {"X": SECRET}, "args": [SECRET]}, SECRET]})
+    assert {"mcp_servers": [kept]} == parameters
 
 
 def test_what_is_read_elsewhere_is_left_out() -> None:
@@ -70,7 +105,28 @@ def test_many_fields_are_as_bounded_as_large_ones() -> None:
     assert (True, False) == (0 < len(str(parameters)) < 4 * MOST_CHARACTERS, had_room)
 
 
-@pytest.mark.parametrize("piece", ["?", "&key", "://", "://a", "?key=", "Bearer ", "sk-", "#a&", "@"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "?",
+        "&key",
+        "://",
+        "://a",
+        "?key=",
+        "Bearer ",
+        "sk-",
+        "#a&",
+        "@",
+        "Basic ",
+        "Basic a",
+        "eyJ",
+        "eyJ-",
+        "-eyJaaaa",
+        "eyJaaaa.",
+        "xoxb-",
+        "a",
+    ],
+)
 def test_looking_for_credentials_takes_linear_time(piece: str) -> None:
     begun = time.perf_counter()
     parameters_of({"text": piece * (MOST_CHARACTERS // len(piece) - 10)})

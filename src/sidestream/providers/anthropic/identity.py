@@ -11,6 +11,7 @@ It takes cleaned JSON of any shape; nothing in it raises, and work is linear in 
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -30,6 +31,8 @@ _NO_TEXT: Final = frozenset({"", "(nocontent)"})
 _OF_THE_PROVIDER: Final = frozenset(
     {"server_tool_use", "mcp_tool_use", "mcp_tool_listing", "container_upload", "fallback"}
 )
+_REMINDERS: Final = re.compile(r"(?:<system-reminder>(?>.*?</system-reminder>)\s*+)++", re.DOTALL)
+"""A text of nothing else is what a coding agent puts beside its user's words, and moves or leaves out the next time."""
 _EXACT: Final = 2**53
 """From here on not every integer is a float, and JavaScript clients round them."""
 
@@ -96,7 +99,7 @@ def _unit(block: Json) -> bytes | None:
 
 def _text(block: Json) -> bytes | None:
     text = string(block.get("text")).strip()
-    return _digest("text", text) if text else None
+    return _digest("text", text) if text and not _REMINDERS.fullmatch(text) else None
 
 
 def _tool_use(block: Json) -> bytes:

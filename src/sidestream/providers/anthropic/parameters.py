@@ -1,14 +1,16 @@
 """What a request asks for beside its messages, fit to be kept: without credentials, and bounded.
 
 A request may bring credentials of its own along, for MCP servers and for whatever a provider invents next. They are
-known by the names of their fields, and, inside of texts, where they stand in a URL or look like a key. Numbers and
-switches are none (``max_tokens``). Messages and tools are not looked at here.
+known by the names of their fields, also where a field of its own says the name, and, inside of texts, where they stand
+in a URL or look like a key. Numbers and switches are none (``max_tokens``). Of MCP servers only what they are called
+and where they are is kept. Messages and tools are not looked at here.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from sidestream.providers.jsons import text_of
 
@@ -21,11 +23,17 @@ MOST_CHARACTERS: Final = 16 << 10
 _ELSEWHERE: Final = frozenset({"messages", "system", "tools", "model"})
 _CREDENTIAL: Final = re.compile(
     r"token|secret|passw|pwd|passphrase|authori[sz]ation|credential|cookie|bearer|signature"
-    r"|(?:api|access|private|auth|account|client|service)[-_. ]?key|(?:^|[-_. ])(?:auth|key|sig)$",
+    r"|(?:api|access|private|auth|account|client|service)[-_. ]?key|(?:^|[-_. ])(?:auth|key|sig|pat)$",
     re.IGNORECASE,
 )
+_NAMES: Final = ("name", "header", "key")
+"""Fields that say what the field beside them is."""
 _USER: Final = re.compile(r"://[^/?#\s@]+@")
-_KEY: Final = re.compile(r"\b(?:Bearer\s+[\w.~+/=-]{16,}|sk-[\w-]{16,})")
+_KEY: Final = re.compile(
+    r"\b(?:(?i:Bearer)\s+[\w.~+/=-]{16,}|(?i:Basic)\s+(?=[\w+/][a-z+/]*[A-Z0-9=])[A-Za-z0-9+/]{6,}={0,2}|sk-[\w-]{16,}"
+    r"|gh[pousr]_\w{16,}|github_pat_\w{16,}|xox[a-z]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|glpat-[\w-]{16,}"
+    r"|(?<!-)eyJ[\w-]{4,}+\.[\w-]{4,}+\.[\w-]*)"
+)
 _ARGUMENT: Final = re.compile(r"(?P<name>[?&#][^=&?#\s]+)=[^&#\s]*")
 
 
@@ -50,11 +58,47 @@ def _safe(key: str, value: Any) -> Any:
         return value
     if _CREDENTIAL.search(key):
         return REMOVED
+    if key == "mcp_servers":
+        return [_server(each) for each in value if isinstance(each, dict)] if isinstance(value, list) else REMOVED
     if isinstance(value, dict):
-        return {name: _safe(name, item) for name, item in value.items()}
+        naming = _naming(value)
+        return {name: _beside(naming, name, item) if naming else _safe(name, item) for name, item in value.items()}
     if isinstance(value, list):
         return [_safe("", item) for item in value]
     return _without_credentials(value) if isinstance(value, str) else value
+
+
+def _naming(value: Mapping[str, Any]) -> str | None:
+    """The field that says that a credential is beside it."""
+    found = [
+        name
+        for name, item in value.items()
+        if name.lower() in _NAMES and isinstance(item, str) and _CREDENTIAL.search(item)
+    ]
+    return min(found, key=lambda name: _NAMES.index(name.lower()), default=None)
+
+
+def _beside(naming: str, name: str, value: Any) -> Any:
+    """The value of a field of which `naming` says that it is a credential."""
+    if name in {naming, "type"} and isinstance(value, str):
+        return _without_credentials(value)
+    return value if value is None or isinstance(value, bool | int | float) else REMOVED
+
+
+def _server(server: Mapping[str, Any]) -> dict[str, Any]:
+    """What an MCP server is called, and where it is."""
+    kept = {name: _safe("", server[name]) for name in ("name", "type") if isinstance(server.get(name), str)}
+    return kept | ({"url": _place(server["url"])} if isinstance(server.get("url"), str) else {})
+
+
+def _place(url: str) -> str:
+    """A URL without who asks, and for what."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return REMOVED
+    host = parts.netloc.rpartition("@")[2]
+    return _without_credentials(f"{parts.scheme}://{host}{parts.path}") if parts.scheme and host else REMOVED
 
 
 def _without_credentials(text: str) -> str:

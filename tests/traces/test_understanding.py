@@ -444,8 +444,14 @@ class Everywhere:
     def outlined(self, _: Sequence[bytes], /) -> Iterator[Earlier]:
         return iter([])
 
-    def asking(self, _: bytes, /) -> list[Earlier]:
-        return [self.turn]
+    def asking(self, _: bytes, /, *, incomplete: bool) -> list[Earlier]:
+        return [self.turn] if incomplete else []
+
+    def was_asked(self, _state: bytes, _manner: bytes, /) -> bool:
+        return True
+
+    def is_done(self, _: int, /) -> bool:
+        return False
 
     def cut(self, _: Sequence[bytes], /) -> list[Earlier]:
         return [self.turn]

@@ -70,6 +70,7 @@ CREATE TABLE turns (
 CREATE INDEX turns_leaving ON turns (scope, leaving, started_at);
 CREATE INDEX turns_outline ON turns (scope, outline, started_at) WHERE outline IS NOT NULL;
 CREATE INDEX turns_asking ON turns (scope, asking, started_at);
+CREATE INDEX turns_incomplete ON turns (scope, asking, started_at) WHERE NOT complete;
 CREATE INDEX turns_cut ON turns (scope, asking) WHERE cut IS NOT NULL;
 CREATE INDEX turns_after ON turns (parent, started_at) WHERE parent IS NOT NULL;
 CREATE INDEX turns_taken ON turns (parent, started_at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sidestream.traces.conversation import CHILDREN, ROOTS, Call, Earlier, Rule
+from sidestream.traces.conversation import CHILDREN, ROOTS, Call, Earlier
 from sidestream.traces.states import DIGEST
 
 if TYPE_CHECKING:
@@ -52,15 +52,38 @@ class KnownTurns:
         """Turns that were answered and left one of these outlines, likewise."""
         return (each for each in self._with("outline", outlines) if each.answered)
 
-    def asking(self, state: bytes, /) -> list[Earlier]:
-        """Turns whose whole request had this state, the latest first."""
-        return self._turns("scope = ? AND asking = ?", self._scope, state)
+    def asking(self, state: bytes, /, *, incomplete: bool) -> list[Earlier]:
+        """Turns whose whole request had this state, the latest first; or only those that were not answered whole."""
+        only = " AND NOT complete" if incomplete else ""
+        return self._turns(f"scope = ? AND asking = ?{only}", self._scope, state)
+
+    def was_asked(self, state: bytes, manner: bytes, /) -> bool:
+        """Whether there is a turn whose whole request had this state, in this manner."""
+        wanted = f"SELECT 1 FROM turns WHERE scope = ? AND asking = ? AND manner = ? AND {_BEFORE} LIMIT 1"
+        return bool(self._database.rows(wanted, self._scope, state, manner, *self._before))
+
+    def is_done(self, attempt: int, /) -> bool:
+        """Whether this one, or a retry of it, was answered whole."""
+        found = self._database.rows(
+            "SELECT 1 FROM turns WHERE sequence IN (SELECT ? UNION ALL SELECT sequence FROM turns WHERE retry_of = ?)"
+            f" AND complete AND {_BEFORE} LIMIT 1",
+            attempt,
+            attempt,
+            *self._before,
+        )
+        return bool(found)
 
     def cut(self, states: Sequence[bytes], /) -> list[Earlier]:
         """Turns whose request had one of these states, and whose answer was cut off, the latest first."""
         states = states[:_MOST]
-        wanted = f"cut IS NOT NULL AND scope = ? AND asking IN ({_marks(states)})"
-        return self._turns(wanted, self._scope, *states)
+        found = self._database.rows(
+            f"SELECT {_COLUMNS} FROM turns INDEXED BY turns_cut WHERE cut IS NOT NULL AND scope = ?"
+            f" AND asking IN ({_marks(states)}) AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}",
+            self._scope,
+            *states,
+            *self._before,
+        )
+        return [Earlier(*columns) for columns in found]
 
     def free(self, state: bytes, /) -> Earlier | None:
         """The latest turn that left this state, and that nothing goes on from; of the latest 4,096."""
@@ -75,7 +98,7 @@ class KnownTurns:
             *self._before,
             *self._before,
         )
-        return earlier(found[0]) if found else None
+        return Earlier(*found[0]) if found else None
 
     def is_taken(self, turn: int, /, but: int | None = None) -> bool:
         """Whether a turn that was answered goes on from this one, or from another attempt at the same.
@@ -106,7 +129,7 @@ class KnownTurns:
         )
         tips: dict[str, Earlier] = {}
         for trace, *columns in found:
-            tips.setdefault(trace, earlier(columns))
+            tips.setdefault(trace, Earlier(*columns))
         return list(tips.values())[:_MOST_TIPS]
 
     def naming(self, kind: str, name: bytes, /) -> list[Earlier]:
@@ -172,13 +195,7 @@ class KnownTurns:
             *values,
             *self._before,
         )
-        return [earlier(columns) for columns in found]
-
-
-def earlier(columns: Sequence[Any]) -> Earlier:
-    """A row of `turns`."""
-    row = Earlier(*columns)
-    return row._replace(rule=Rule(row.rule), answered=bool(row.answered), complete=bool(row.complete))
+        return [Earlier(*columns) for columns in found]
 
 
 def _marks(values: Collection[object]) -> str:

@@ -135,7 +135,7 @@ class Earlier(NamedTuple):
     known: int
     length: int
     """Messages of its request, and the answer."""
-    rule: Rule
+    rule: str
     started_at: float
     ended_at: float
     asking: bytes | None
@@ -169,8 +169,14 @@ class Known(Protocol):
     def free(self, state: bytes, /) -> Earlier | None:
         """The latest turn that left this state, and that nothing goes on from."""
 
-    def asking(self, state: bytes, /) -> list[Earlier]:
-        """Turns whose whole request had this state, the latest first."""
+    def asking(self, state: bytes, /, *, incomplete: bool) -> list[Earlier]:
+        """Turns whose whole request had this state, the latest first; or only those that were not answered whole."""
+
+    def was_asked(self, state: bytes, manner: bytes, /) -> bool:
+        """Whether there is a turn whose whole request had this state, in this manner."""
+
+    def is_done(self, attempt: int, /) -> bool:
+        """Whether this one, or a retry of it, was answered whole."""
 
     def cut(self, states: Sequence[bytes], /) -> list[Earlier]:
         """Turns whose request had one of these states, and whose answer was cut off, the latest first."""
@@ -208,8 +214,7 @@ class Placement(NamedTuple):
 
 def place(call: Call, known: Known) -> Placement:
     """Where `call` belongs, among what is `known`."""
-    same = [each for each in known.asking(call.states[-1]) if each.manner == call.manner] if call.states else []
-    if retried := _retried(call, same, known):
+    if retried := _retried(call, known):
         return retried
     if call.previous is not None:
         before = _named(call, "answer", call.previous, known)
@@ -220,7 +225,7 @@ def place(call: Call, known: Known) -> Placement:
         _continued(call, known)
         or _after_compaction(call, known)
         or _child(call, known)
-        or Placement(Rule.REPEATED if same else Rule.FIRST)
+        or Placement(Rule.REPEATED if known.was_asked(call.states[-1], call.manner) else Rule.FIRST)
     )
 
 
@@ -266,11 +271,11 @@ def _is_recent(each: Earlier, call: Call) -> bool:
     return -patience <= call.started_at - each.ended_at <= _RECENT
 
 
-def _retried(call: Call, same: Sequence[Earlier], known: Known) -> Placement | None:
+def _retried(call: Call, known: Known) -> Placement | None:
     """The same request again, where that is a retry. Of several that it could be of, the one that it counts on from."""
     tries: dict[int, list[Earlier]] = {}
-    for each in same:
-        if _is_of_session(each, call):
+    for each in known.asking(call.states[-1], incomplete=not call.retries) if call.states else ():
+        if each.manner == call.manner and _is_of_session(each, call):
             tries.setdefault(each.attempt, []).append(each)
     open_ = [attempts for attempts in tries.values() if _is_open(attempts, call, known)]
     if not open_:
@@ -285,7 +290,7 @@ def _is_open(attempts: Sequence[Earlier], call: Call, known: Known) -> bool:
     latest, first = attempts[0], attempts[-1]
     if len(attempts) > _MOST_ATTEMPTS or not _is_recent(latest, call):
         return False
-    if any(each.complete for each in attempts):
+    if known.is_done(latest.attempt):
         counted = call.retries > 0 and latest.retries == call.retries - 1
         return counted and not known.is_taken(latest.turn)
     if first.parent is None or first.rule in BEGINNINGS or any(each.answered for each in attempts):

@@ -11,6 +11,7 @@ from sidestream.providers import PROVIDERS
 from sidestream.store.contents import Contents
 from sidestream.store.conversations import Conversations
 from sidestream.store.database import Database
+from sidestream.store.known import KnownTurns
 from sidestream.store.packing import Packer
 from sidestream.store.turns import Turns
 from sidestream.traces.record import Record
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from random import Random
 
+    from sidestream.traces.conversation import Call as Known
     from sidestream.traces.model import Reading, Turn
 
 Json = dict[str, Any]
@@ -239,6 +241,10 @@ class Conversed:
         """The exchanges of a trace up to this one, in order."""
         sequence = next(sequence for sequence, each in self._calls.items() if each is call)
         return [step.id for step in self._turns.path(sequence)][::-1]
+
+    def known(self, call: Known) -> KnownTurns:
+        """What is known to a call that comes now."""
+        return KnownTurns(self._database, call, 1_000_000)
 
     def count(self, table: str) -> int:
         """Rows of a table."""

@@ -1,0 +1,62 @@
+"""A state is the same for the same messages, however they were divided, and another for any others."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidestream.providers.base import Said
+from sidestream.traces.states import DIGEST, digest, digest_of, scope_of, states_of
+
+
+def user(*units: bytes) -> Said:
+    return Said(role="user", shown=[], units=units)
+
+
+def assistant(text: str, *units: bytes) -> Said:
+    return Said(role="assistant", shown=[], text=text, units=units)
+
+
+def test_messages_of_one_role_are_one_message() -> None:
+    assert states_of([user(b"a", b"b")])[-1] == states_of([user(b"a"), user(b"b")])[-1]
+    one, two = [assistant("ab", b"1", b"2")], [assistant("a", b"1"), assistant("b", b"2")]
+    assert states_of(one)[-1] == states_of(two)[-1]
+
+
+def test_other_messages_have_another_state() -> None:
+    different = [
+        [user(b"a")],
+        [user(b"b")],
+        [user(b"a"), assistant("x")],
+        [user(b"a"), assistant("y")],
+        [user(b"a"), assistant("x", b"1")],
+        [user(b"a"), assistant("x"), user(b"a")],
+        [assistant("x"), user(b"a")],
+    ]
+    assert len(different) == len({states_of(messages)[-1] for messages in different})
+
+
+def test_a_message_of_which_nothing_counts_changes_nothing() -> None:
+    first, second = states_of([user(b"a"), assistant("")])
+    assert first == second
+
+
+def test_states_go_on_from_what_was_before() -> None:
+    whole = states_of([user(b"a"), assistant("x"), user(b"b")])
+    assert whole[-1:] == states_of([user(b"b")], whole[1])
+
+
+def test_an_outline_is_used_only_where_there_is_one() -> None:
+    cleared = Said(role="user", shown=[], units=(b"long",), outline=(b"of",))
+    assert states_of([cleared], outline=True) == states_of([user(b"of")], outline=True)
+    assert states_of([cleared]) == states_of([user(b"long")])
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_a_digest_tells_lists_apart(one: list[str], other: list[str]) -> None:
+    assert (one == other) == (digest(*one) == digest(*other))
+
+
+def test_scopes_and_messages_have_digests_of_one_length() -> None:
+    assert [DIGEST] * 2 == [len(scope_of("d", "p", "f")), len(digest_of(user(b"a")))]
+    assert scope_of("ab", "c", "") != scope_of("a", "bc", "")

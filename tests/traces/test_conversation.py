@@ -165,7 +165,7 @@ def test_more_words_after_a_failed_first_call_are_somebody_elses_a_day_later(kno
     assert ("c2", "c2", "first") == rules(known)[1]
 
 
-def test_a_thousand_runs_that_got_the_same_answer_stay_apart(known: Conversed) -> None:
+def test_more_runs_with_one_answer_than_are_looked_at_stay_apart(known: Conversed) -> None:
     known.add(*(a_call(f"a{n}", [ASK], n) for n in range(150)))
     known.add(*(a_call(f"b{n}", [ASK, assistant(WELCOME), THANKS], 200 + n) for n in range(150)))
     assert {"first", "repeated", "extends_tip"} == {rule for _, _, rule in rules(known)}

@@ -16,8 +16,17 @@ import structlog
 from sidestream.providers.jsons import clean_text, text_of
 from sidestream.store.known import KnownTurns
 from sidestream.store.packing import Packer
-from sidestream.store.turns import ANSWER, Turns
-from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Call, Placement, Rule, place, within_thread
+from sidestream.store.turns import ANSWER
+from sidestream.traces.conversation import (
+    BEGINNINGS,
+    CHILDREN,
+    PATIENCE,
+    Call,
+    Placement,
+    Rule,
+    place,
+    within_thread,
+)
 from sidestream.traces.model import title_of
 from sidestream.traces.states import digest
 
@@ -32,7 +41,6 @@ _MOST_REARRANGED: Final = 1000
 """Turns that are placed again because of one that came late."""
 _MOST_PASSED: Final = 256
 """States of one request that are kept for turns that come late: the latest."""
-_PATIENCE: Final = 1.0
 _SAME_AGAIN: Final = (
     "turns WHERE scope = ? AND asking = ?"
     " AND (rule NOT IN ('repeated', 'extends_tip', 'extends_earlier') OR retries OR NOT ? AND started_at > ?)"
@@ -76,7 +84,6 @@ class Conversations:
         self._contents = contents
         self._read = read
         self._packer = Packer()
-        self._turns = Turns(database, contents)
 
     def add(self, sequence: int, reading: Reading) -> int | None:
         """Inside a transaction: place a turn, and keep what is new in it.
@@ -96,7 +103,7 @@ class Conversations:
         if before is None:
             self.add(sequence, reading)
             return
-        self._rearrange(self._again(sequence, before, reading))
+        self._rearrange(self._write_again(sequence, reading, before, *self._placed(sequence, reading)))
 
     def _placed(self, sequence: int, reading: Reading) -> tuple[Call, Placement]:
         known = KnownTurns(self._database, reading.call, sequence)
@@ -194,13 +201,9 @@ class Conversations:
         later = (call.started_at, call.started_at, sequence)
         questions: list[tuple[str, tuple[Any, ...]]] = []
         if call.states:
-            questions.append((_SAME_AGAIN, (call.scope, call.states[-1], call.complete, call.ended_at - _PATIENCE)))
+            questions.append((_SAME_AGAIN, (call.scope, call.states[-1], call.complete, call.ended_at - PATIENCE)))
         left = [call.leaving, _left_outline(call), call.states[-1] if call.states and call.cut is not None else None]
-        questions += [
-            ("passed AS turns WHERE scope = ? AND state = ?", (call.scope, state))
-            for state in left
-            if state is not None
-        ]
+        questions += [(_PASSING, (call.scope, state)) for state in left if state is not None]
         if placement.parent is not None:
             questions.append((_OF_SLOT, (placement.parent, placement.parent)))
         asking = [("opening", text) for text in call.arguments]
@@ -233,40 +236,30 @@ class Conversations:
             if before is None or reading is None:
                 gone += reading is None
                 continue
-            for each in self._again(sequence, before, reading) - seen:
+            call, placement = self._placed(sequence, reading)
+            if placement == before.placement and call.leaving == before.leaving:
+                continue
+            for each in self._write_again(sequence, reading, before, call, placement) - seen:
                 seen.add(each)
                 heapq.heappush(todo, each)
         if todo or gone:
             log.warning("turns_not_rearranged", turns=len(todo) + gone)
 
-    def _again(self, sequence: int, before: _Row, reading: Reading) -> set[tuple[float, int]]:
-        """Place a stored turn again; those that are concerned by what has changed."""
-        call, placement = self._placed(sequence, reading)
-        moved = placement != before.placement or call.leaving != before.leaving
-        if not moved and self._is_stored(sequence, reading, placement):
-            return set()
+    def _write_again(
+        self, sequence: int, reading: Reading, before: _Row, call: Call, placement: Placement
+    ) -> set[tuple[float, int]]:
+        """Store a turn anew, where it belongs now; those that are concerned by what has changed."""
         self._database.run("DELETE FROM turns WHERE sequence = ?", sequence)
         trace = self._write(sequence, reading, call, placement)
         if trace != before.trace:
             self._follow(sequence, before.trace, trace)
-        if not moved:
+        if placement == before.placement and call.leaving == before.leaving:
             return set()
         concerned = self._concerned(sequence, call, placement) | self._concerned(sequence, call, before.placement)
         if call.leaving == before.leaving and placement.retry_of == before.retry_of:
             return concerned
         followers = self._database.rows("SELECT started_at, sequence FROM turns WHERE parent = ?", sequence)
         return concerned.union(map(tuple, followers))
-
-    def _is_stored(self, sequence: int, reading: Reading, placement: Placement) -> bool:
-        """Whether what is stored of a turn is what was read of it."""
-        shown = [message for said in reading.asked[placement.known :] for message in said.shown]
-        shown += reading.answer.shown if reading.answer is not None else []
-        turns = self._turns
-        return (turns.facts(sequence), turns.system(sequence), turns.said(sequence)) == (
-            reading.metadata,
-            reading.system,
-            shown,
-        )
 
     def _follow(self, sequence: int, before: str, after: str) -> None:
         """Have the turns that follow this one go with it to another trace."""

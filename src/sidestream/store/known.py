@@ -49,8 +49,8 @@ class KnownTurns:
         return self._with("leaving", states)
 
     def outlined(self, outlines: Sequence[bytes], /) -> Iterator[Earlier]:
-        """Turns that were answered and left one of these outlines, likewise."""
-        return (each for each in self._with("outline", outlines) if each.answered)
+        """Turns whose answer left one of these outlines, likewise."""
+        return self._with("outline", outlines)
 
     def asking(self, state: bytes, /, *, incomplete: bool) -> list[Earlier]:
         """Turns whose whole request had this state, the latest first; or only those that were not answered whole."""

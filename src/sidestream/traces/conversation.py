@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sidestream.traces.sessions import Session
 
 _LONGEST_CUT: Final = 64 << 10
-_PATIENCE: Final = 0.1
+PATIENCE: Final = 0.1
 """Seconds by which the end of an attempt may be noticed later than the beginning of the next; and, of an attempt that
 took less than ten times that, a tenth of what it took, for calls that begin at the same time are none of each other."""
 _RECENT: Final = 600.0
@@ -164,7 +164,7 @@ class Known(Protocol):
         """Turns that left one of these states, in the order of `states`; of those with the same, the latest first."""
 
     def outlined(self, outlines: Sequence[bytes], /) -> Iterator[Earlier]:
-        """Turns that were answered and left one of these outlines, likewise."""
+        """Turns whose answer left one of these outlines, likewise."""
 
     def free(self, state: bytes, /) -> Earlier | None:
         """The latest turn that left this state, and that nothing goes on from."""
@@ -267,7 +267,7 @@ def _is_of_session(each: Earlier, call: Call) -> bool:
 
 def _is_recent(each: Earlier, call: Call) -> bool:
     """Whether a turn was over when the call began, and not for long."""
-    patience = min(_PATIENCE, (call.started_at - each.started_at) / 10)
+    patience = min(PATIENCE, (call.started_at - each.started_at) / 10)
     return -patience <= call.started_at - each.ended_at <= _RECENT
 
 
@@ -355,8 +355,7 @@ def _says_more(each: Earlier, call: Call, place: int) -> bool:
 
 def _likeness(each: Earlier, call: Call) -> int:
     """How much a turn is of the call's own kind, where several left the same state."""
-    session = call.session
-    return 2 * (session is not None and (each.session, each.agent) == session.key) + (each.manner == call.manner)
+    return 2 * _is_of_session(each, call) + (each.manner == call.manner)
 
 
 def _cut(call: Call, beyond: int, known: Known) -> tuple[Earlier | None, int]:
@@ -366,13 +365,11 @@ def _cut(call: Call, beyond: int, known: Known) -> tuple[Earlier | None, int]:
     for each in known.cut(list(reach)[::-1]):
         place = reach[each.asking or b""]
         rest, said, cut = call.roles[place:], "".join(call.texts[place : place + 1]), each.cut or ""
-        begun = 0
-        if rest[:1] == ("assistant",) and (cut.startswith(said) if said else False):
-            begun = place + 1
-        elif rest[:1] == ("assistant",) and len(cut) >= _SHORTEST_BEGINNING and said.startswith(cut):
-            begun = place + 1  # the client has more of it than was captured
-        elif _says_more(each, call, place):
-            begun = place
+        more = len(cut) >= _SHORTEST_BEGINNING and said.startswith(cut)  # the client has what was not captured
+        if rest[:1] == ("assistant",):
+            begun = place + 1 if said and (cut.startswith(said) or more) else 0
+        else:
+            begun = place if _says_more(each, call, place) else 0
         if begun > best[1]:
             best = (each, begun)
     return best

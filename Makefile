@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos growth lint types contracts check format clean
+.PHONY: help demo serve test chaos growth bench lint types contracts check screenshots format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -20,7 +20,7 @@ $(VENV)/.dev: $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@
 
-demo: $(VENV)/.run  ## an agent run through the gateway, traced; no key, no network
+demo: $(VENV)/.run  ## an agent run through the gateway, and in its viewer until Ctrl-C; no key, no network
 	@$(BIN)/sidestream demo
 
 serve: $(VENV)/.run  ## run the gateway with its defaults
@@ -35,6 +35,9 @@ chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; abou
 growth: $(VENV)/.dev  ## what a run of 200 turns costs to store and to push; half a minute, prints a table
 	@PYTHONPATH=tests $(BIN)/python bench/growth.py
 
+bench: $(VENV)/.dev  ## how long the viewer takes with 100,000 turns; ten minutes at first, then five, prints a table
+	@PYTHONPATH=tests $(BIN)/python bench/viewing.py
+
 lint: $(VENV)/.dev  ## style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -46,6 +49,9 @@ contracts: $(VENV)/.dev  ## imports point downward only
 	@$(BIN)/lint-imports
 
 check: lint types contracts test  ## what CI runs: lint, types, contracts, test
+
+screenshots: $(VENV)/.dev  ## pictures of the viewer into build/screenshots and docs/images; needs a Chromium
+	@PYTHONPATH=tests $(BIN)/python -P bench/screenshots.py
 
 format: $(VENV)/.dev  ## format the code
 	@$(BIN)/ruff format .

@@ -61,7 +61,9 @@ def test_help_lists_the_commands(flag: str) -> None:
     result = run(flag)
     assert result.exit_code == 0
     upkeep = {"deliveries", "redeliver", "prune", "reprocess"}
-    shown = {"serve", "recorder", "check-config", "middlewares", "demo", *upkeep}
+    carrying = {"export", "import", "keys"}
+    looking = {"traces", "show", "search", "stats", "open", "tail"}
+    shown = {"serve", "recorder", "check-config", "middlewares", "demo", *carrying, *looking, *upkeep}
     assert set(main.commands) == {*shown, "relay", "plan"}
     assert shown == {line.split()[0] for line in result.output.partition("Commands:\n")[2].splitlines()}
 

@@ -41,6 +41,7 @@ def test_defaults() -> None:
             flush=Duration(5),
             retention=Retention(age=Duration(30 * 86400), bytes=Size(5 << 30)),
         ),
+        viewer=Viewer(enabled=True, access="auto", token=None, hosts=()),
         upstreams={
             "anthropic": Upstream("https://api.anthropic.com", Duration(10), Duration(600), Duration(300), Duration(60))
         },

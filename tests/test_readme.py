@@ -11,24 +11,33 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 import pytest
 import yaml
+from aiohttp import web
+from click.testing import CliRunner
 from multidict import CIMultiDict
 
+from conversing import START, Call, text, user
 from delivering import Bench
 from rawhttp import exchange, post
-from sidestream import config, testing
+from recorded import look, recorded
+from sidestream import config, create_app, testing
 from sidestream.cli import main
 from sidestream.middlewares.auth_split import split
+from sidestream.sinks.jsonl import Jsonl
+from sidestream.store.api_keys import ApiKeys
 from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
 from sidestream.traces.model import Turn
+from sidestream.viewer import events, explorer, openapi, run_page
+from sidestream.viewer.envelope import PAGE_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,10 +114,11 @@ def test_every_block_of_the_readme_says_how_it_is_checked() -> None:
         "check: make targets",
         "check: commands",
         "check: run against a gateway",
-        "check: the same base URL",
         "check: run with a stand-in for claude",
+        "check: run against a store",
         "check: the defaults",
         "check: loads",
+        "check: loads for a team",
         "check: run as count_bytes.py",
         "check: chain for count_bytes.py",
         "check: run as service.py",
@@ -150,26 +160,22 @@ def free_of_make() -> dict[str, str]:
 
 def test_the_commands_exist_and_so_do_the_files_they_name() -> None:
     lines = [line for code in marked(README, "check: commands") for line in code.splitlines()]
-    ours = [line.split() for line in lines if line.startswith(".venv/bin/sidestream")]
-    assert {"serve", "check-config"} == {words[1] for words in ours}
-    assert {words[1] for words in ours} <= set(main.commands)
-    assert {"config/explorer.yaml"} == {words[words.index("-c") + 1] for words in ours if "-c" in words}
-    others = {line for line in lines if line.split() not in ours}
-    assert others == {
-        "python3 -m venv .venv",
-        ".venv/bin/python -m pip install .",
-        "export INVARIANT_API_URL=https://explorer.example.com",
-    }
+    ours = [line.partition(" #")[0].split()[1:] for line in lines if line.startswith(".venv/bin/sidestream ")]
+    assert [["serve"], ["serve", "--host", "0.0.0.0"], ["keys", "create", "laptops"]] == ours
+    assert [0, 0, 0] == [CliRunner().invoke(main, [*words, "--help"]).exit_code for words in ours]
+    others = {line for line in lines if not line.startswith(".venv/bin/sidestream ")}
+    assert others == {"python3 -m venv .venv", ".venv/bin/python -m pip install ."}
 
 
-def test_the_configuration_is_checked_as_shown() -> None:
-    """The block that checks a file, but for the command that never ends, with this environment's own sidestream."""
-    [code] = [code for code in marked(README, "check: commands") if "check-config" in code]
-    code = code.replace(".venv/bin/sidestream", f"{sys.executable} -m sidestream")
-    checked, serves, _ = code.partition(f"{sys.executable} -m sidestream serve")
-    assert serves
-    shown = subprocess.run(["bash", "-ec", checked], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert ["explorer", "jsonl"] == [next(iter(sink)) for sink in yaml.safe_load(shown)["sinks"]]
+def test_the_commands_that_show_what_was_recorded_show_it(tmp_path: Path) -> None:
+    """But for the one that waits for turns, which has tests of its own."""
+    [code] = marked(README, "check: run against a store")
+    commands = [shlex.split(line, comments=True)[1:] for line in code.splitlines()]
+    assert ["tail", "traces", "show", "search"] == [words[0] for words in commands]
+    file = recorded(tmp_path, Call("1", [user("Why is the sky blue?")], [text("It scatters.")], START))
+    for words in commands[1:]:
+        shown = look(file, *words)
+        assert (0, True) == (shown.exit_code, "the sky blue?" in shown.stdout), words
 
 
 async def test_the_sdk_block_prints_the_answer(
@@ -196,10 +202,9 @@ def told(stream: bytes) -> list[str]:
 
 
 def test_both_sdks_are_given_the_same_base_url() -> None:
-    [typescript] = marked(README, "check: the same base URL")
+    [typescript] = re.findall(r'`new Anthropic\(\{ baseURL: "([^"]+)" \}\)`', README.read_text())
     [python] = marked(README, "check: run against a gateway")
-    url = re.compile(r"http://[^\"]+")
-    assert url.findall(python) == url.findall(typescript)
+    assert [typescript] == re.findall(r"http://[^\"]+", python)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -239,6 +244,18 @@ def test_the_example_loads_and_comes_along_as_a_file(tmp_path: Path) -> None:
     assert config.load(ROOT / "config" / "explorer.yaml", env) == config.load(tmp_path / "sidestream.yaml", env)
 
 
+def test_a_file_without_a_path_is_where_the_example_says(tmp_path: Path) -> None:
+    [code] = marked(README, "check: loads")
+    assert "# ~/.local/share/sidestream/traces.jsonl\n" in code
+    assert tmp_path / "xdg" / "sidestream" / "traces.jsonl" == Path(Jsonl().path)
+
+
+def test_another_gateway_can_be_a_destination() -> None:
+    [code] = marked(README, "check: loads for a team")
+    [sink] = config.load(yaml.safe_load(code), {"SIDESTREAM_KEY": "inv-canary"}).sinks
+    assert ("explorer", "https://traces.example.com") == (sink.name, sink.options["url"])
+
+
 async def test_the_middleware_counts_bytes(
     upstream: ScriptedUpstream, installed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +281,9 @@ async def test_the_service_relays(upstream: ScriptedUpstream, installed: Any, tm
     service = installed("service", code)
     async with running(service.app) as origin:
         answer = await exchange(origin, post(path="/llm/my-agent/anthropic/v1/messages"))
+        viewer = await exchange(origin, b"GET /runs/ HTTP/1.1\r\nHost: g\r\nAccept: text/html\r\n\r\n", method="GET")
     assert STREAM == answer.body
+    assert (303, "/runs/login") == (viewer.status, viewer.field("Location"))
     assert 1 == len((tmp_path / "t.jsonl").read_text().splitlines())
 
 
@@ -292,6 +311,62 @@ async def test_the_embedding_example_relays_compressed_requests(
         health = await exchange(origin, b"GET /llm/health HTTP/1.1\r\nHost: g\r\n\r\n", method="GET")
     assert b"packed" == bytes(upstream.requests[0].body)
     assert "ok" == json.loads(health.body)["status"]
+
+
+VIEWER = ROOT / "docs" / "viewer.md"
+
+
+def first_cells(heading: str) -> list[str]:
+    """What stands in code in the first column of the table under a heading of docs/viewer.md."""
+    section = VIEWER.read_text().partition(f"# {heading}\n")[2].partition("\n#")[0]
+    cells = [" ".join(re.findall(r"`([^`]+)`", row)) for row in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE)]
+    assert cells, heading
+    return [cell for cell in cells if cell]
+
+
+def test_the_viewers_requests_are_all_documented() -> None:
+    named = {"run": "id", "turn": "id", "dataset": "name"}
+    there = {
+        f"{each.method.upper()} {re.sub(r'{(.+?)}', lambda name: '{' + named[name[1]] + '}', each.path)}"
+        for each in openapi.OPERATIONS
+    }
+    assert there | {"GET /ui/api/events"} == set(first_cells("JSON API"))
+
+
+def test_explorers_requests_are_all_documented() -> None:
+    there = {(route.method, route.path) for route in explorer.routes if isinstance(route, web.RouteDef)}
+    cells = [re.split(r",? ", cell) for cell in first_cells("Traces from elsewhere")]
+    assert there == {(method, path) for *methods, path in cells for method in methods}
+
+
+def test_the_viewers_words_are_all_documented() -> None:
+    access = get_args(get_type_hints(config.Viewer)["access"])
+    assert set(access) == set(first_cells("Who may look"))
+    assert set(run_page.FORMATS) == set(first_cells("Export and import"))
+    assert set(re.findall(r"^- ``(\w+)``", events.__doc__ or "", re.MULTILINE)) == set(first_cells("Live feed"))
+    assert PAGE_HEADERS["Content-Security-Policy"] in VIEWER.read_text()
+
+
+async def test_a_trace_is_pushed_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = marked(VIEWER, "file: push.py")
+    monkeypatch.setenv("SIDESTREAM_KEY", ApiKeys(tmp_path / "data").create("laptops"))
+    settings = {"recorder": {"dir": str(tmp_path / "data"), "min_free": 0}, "sinks": []}
+    async with running(create_app(settings)) as origin:
+        await answer_of(origin, "/ui/api/runs")
+        await asyncio.to_thread(exec, compile(code.replace(ORIGIN, origin), "push.py", "exec"), {})
+        [run] = json.loads(await answer_of(origin, "/ui/api/runs"))["runs"]
+    assert ("my-agent", "Is there tea?") == (run["dataset"], run["title"])
+
+
+async def answer_of(origin: str, path: str) -> bytes:
+    """The viewer's answer, once its recorder has started."""
+    async with asyncio.timeout(10):
+        while True:
+            asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            answer = await exchange(origin, asked.encode(), method="GET")
+            if answer.status == 200:
+                return answer.body
+            await asyncio.sleep(0.01)
 
 
 GUIDE = ROOT / "docs" / "writing-a-middleware.md"

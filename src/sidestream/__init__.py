@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sidestream.app import create_app, mount
+    from sidestream.app import create_app, mount, mount_viewer
     from sidestream.errors import ConfigError, GatewayError, SidestreamError
     from sidestream.wire.exchange import EXCHANGE, Exchange, Observer, Outcome, ResponseHead
 
@@ -25,10 +25,11 @@ __all__ = [
     "SidestreamError",
     "create_app",
     "mount",
+    "mount_viewer",
 ]
 
 _MODULES = {
-    "sidestream.app": ("create_app", "mount"),
+    "sidestream.app": ("create_app", "mount", "mount_viewer"),
     "sidestream.errors": ("ConfigError", "GatewayError", "SidestreamError"),
     "sidestream.wire.exchange": ("EXCHANGE", "Exchange", "Observer", "Outcome", "ResponseHead"),
 }

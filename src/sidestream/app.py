@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import secrets
 from dataclasses import replace
-from pathlib import Path  # noqa: TC003  # public signatures resolve at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,17 +24,21 @@ from sidestream import config as configuration
 from sidestream import logs, registry
 from sidestream.errors import ConfigError, GatewayError, Problem, SidestreamError
 from sidestream.middlewares.auth_split import TRACE_KEY_NEEDED
-from sidestream.operations import BESIDE, LIVE, RECORDER_SEEN, TOTALS, add_operations, relay_stats
+from sidestream.operations import BESIDE, LIVE, MAY_LOOK, RECORDER_SEEN, TOTALS, add_operations, relay_stats
+from sidestream.options import Secret
 from sidestream.providers import PROVIDERS
 from sidestream.recorder.beside import beside
+from sidestream.store.directory import Directory
 from sidestream.traces.recording import INTAKE, KEYS, STRICT, TRUNCATED
+from sidestream.viewer.access import Access, is_loopback
+from sidestream.viewer.front import Front
 from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.live import Live
 from sidestream.wire.passthrough import PassThrough, only_upstream_head
 from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sidestream.config import Config
     from sidestream.processes.control import Control
@@ -50,6 +56,9 @@ _SESSION: dict[str, Any] = {
 }
 # Shorter than a provider's own, so that a pooled connection is hardly ever one the other side has just closed.
 _KEEPALIVE = 15.0
+
+FRONT: web.AppKey[Front] = web.AppKey("front", Front)
+"""The viewer, as this process shows it, where there is one."""
 
 _GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 
@@ -74,6 +83,11 @@ def create_app(
         control.stats = lambda: relay_stats(gateway) if BESIDE in gateway else {}
         gateway[TOTALS] = control.totals
     app.add_subapp(loaded.server.prefix, gateway)
+    access = _access(loaded)
+    gateway[MAY_LOOK] = lambda request: access().may_see_numbers(request)
+    if has_viewer(loaded):
+        app[FRONT] = Front(_socket(loaded), access, raw_bodies=raw_request_bodies)
+        app[FRONT].add_routes(app)
     app.router.add_route("*", "/{tail:.*}", _no_such_route)
     return app
 
@@ -96,6 +110,67 @@ def mount(
     if loaded.server != configuration.Server():
         log.warning("server_options_ignored", reason="the embedding application runs the server")
     app.add_subapp(prefix, _gateway_app(loaded, raw_request_bodies, None))
+
+
+def mount_viewer(
+    app: web.Application,
+    prefix: str,
+    config: Config | Mapping[str, Any] | Path | None = None,
+    *,
+    raw_request_bodies: bool = False,
+) -> None:
+    """Add the viewer to `app` under `prefix`, beside a gateway with the same `config`; before the application starts.
+
+    `prefix` is the path as browsers have it, and `raw_request_bodies` as for `create_app`. Who may look is the
+    configuration's ``viewer.access``: nobody knows here who reaches the host, so ``auto`` asks for the token.
+    `SidestreamError` for a configuration whose recorder has no store to look into.
+    """
+    logs.fit_in()
+    loaded = _loaded(config)
+    if not has_viewer(loaded):
+        raise SidestreamError("there is no viewer: viewer.enabled is false, or recorder.mode is 'none'")
+    base = prefix.rstrip("/")
+    inner = web.Application()
+    Front(_socket(loaded), _access(loaded, embedded=True), base=base, raw_bodies=raw_request_bodies).add_routes(inner)
+    app.add_subapp(base, inner)
+
+
+def has_viewer(config: Config) -> bool:
+    """Whether there is something to look into, and somebody may."""
+    return config.viewer.enabled and config.recorder.mode != "none"
+
+
+def is_open(config: Config, *, embedded: bool = False) -> bool:
+    """Whether no token is needed: nobody but this machine reaches it, or somebody has decided so."""
+    viewer = config.viewer
+    if viewer.access == "auto":
+        return not embedded and viewer.token is None and is_loopback(config.server.host)
+    return viewer.access == "open"
+
+
+def _socket(config: Config) -> Path:
+    """Where the recorder listens."""
+    return Directory(Path(config.recorder.dir)).socket
+
+
+def _access(config: Config, *, embedded: bool = False) -> Callable[[], Access]:
+    """Who may look; found out when somebody first does."""
+    viewer = config.viewer
+
+    @functools.cache
+    def access() -> Access:
+        if is_open(config, embedded=embedded):
+            hosts = (*viewer.hosts, config.server.host.lower())
+            return Access(None, hosts, any_host=viewer.access == "open" and not viewer.hosts)
+        if viewer.token is not None:
+            return Access(viewer.token)
+        try:
+            return Access(Secret(Directory(Path(config.recorder.dir)).viewer_token()))
+        except OSError as error:
+            log.error("viewer_token_unavailable", error=type(error).__name__)
+            return Access(Secret(secrets.token_hex(32)))
+
+    return access
 
 
 def _loaded(config: Config | Mapping[str, Any] | Path | None) -> Config:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sidestream import upkeep
+from sidestream import carrying, looking, removing, tailing, upkeep
 from sidestream.command import Command, with_file
 
 if TYPE_CHECKING:
@@ -36,7 +36,18 @@ def main() -> None:
 
 
 main.command_class = Command
-for _command in (upkeep.deliveries, upkeep.redeliver, upkeep.prune, upkeep.reprocess):
+main.add_command(tailing.tail)
+_carrying = (carrying.export, carrying.import_, carrying.keys)
+_looking = (looking.traces, looking.show, looking.search, looking.stats, looking.open_)
+for _command in (
+    *_looking,
+    *_carrying,
+    upkeep.deliveries,
+    upkeep.redeliver,
+    upkeep.prune,
+    removing.delete,
+    upkeep.reprocess,
+):
     main.add_command(_command)
 
 
@@ -130,6 +141,27 @@ def check_config(file: Path | None) -> None:
 
 
 @main.command()
+@with_file
+def token(file: Path | None) -> None:
+    """Print what opens the viewer where it asks for a token."""
+    from pathlib import Path
+
+    from sidestream import config as configuration
+    from sidestream.errors import SidestreamError
+    from sidestream.store.directory import Directory
+
+    config = configuration.load(file)
+    if config.viewer.token is not None:
+        click.echo(config.viewer.token.reveal())
+        return
+    directory = Directory(Path(config.recorder.dir))
+    try:
+        click.echo(directory.viewer_token())
+    except OSError as error:
+        raise SidestreamError(f"{directory.path} cannot be used: {error.strerror}") from error
+
+
+@main.command()
 def middlewares() -> None:
     """List the middlewares and sinks that are installed, with their options."""
     from sidestream import registry
@@ -147,9 +179,14 @@ def middlewares() -> None:
 
 
 @main.command()
+@click.option(
+    "--wait/--no-wait", default=None, help="Keep the viewer open until Ctrl-C. On a terminal that is the default."
+)
 @click.pass_context
-def demo(context: click.Context) -> None:
-    """Show an agent run through the gateway, traced; needs no key and no network."""
+def demo(context: click.Context, *, wait: bool | None) -> None:
+    """Show an agent run through the gateway, and in its viewer; needs no key and no network."""
+    import sys
+
     from sidestream.demo import run
 
-    context.exit(run.main())
+    context.exit(run.main(wait=sys.stdout.isatty() if wait is None else wait))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from sidestream import documents, registry, signatures
 from sidestream.documents import Expanded, join
 from sidestream.errors import ConfigError, Problem
-from sidestream.options import Duration, Size
+from sidestream.options import Duration, Secret, Size
 from sidestream.providers import PROVIDERS
 from sidestream.registry import Kind, PluginSpec
 from sidestream.store import directory
@@ -25,7 +25,7 @@ from sidestream.store import directory
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "load", "to_yaml"]
+__all__ = ["Config", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "Viewer", "load", "to_yaml"]
 
 _HOST = re.compile(r"[\w.:%-]+", re.ASCII)
 _URL_HOST = re.compile(r"[\w.:-]+", re.ASCII)
@@ -34,6 +34,7 @@ _PREFIX = re.compile(rf"(?:{_SEGMENT}[\w.~-]+)+", re.ASCII)
 _BASE_PATH = re.compile(rf"(?:{_SEGMENT}[\w.~!$&'()*+,;=:@-]+)*/?", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]+")
 _MOST_WORKERS = 256
+_SHORTEST_TOKEN = 16
 
 
 def host_name(value: str) -> str:
@@ -106,6 +107,24 @@ def worker_count(value: int) -> int:
     return value
 
 
+def access_token(value: Secret | None) -> Secret | None:
+    """What opens the viewer: it goes in a header, and must not be guessed."""
+    if value is None:
+        return None
+    text = value.reveal()
+    if len(text) < _SHORTEST_TOKEN or not _PRINTABLE.fullmatch(text):
+        raise ValueError(f"expected at least {_SHORTEST_TOKEN} characters, printable ASCII without spaces")
+    return value
+
+
+def host_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Names under which somebody reaches the viewer, in lower case, without ports."""
+    for name in value:
+        if not _is_host(name) or ":" in name:
+            raise ValueError("expected host names such as traces.example.com, without scheme and port")
+    return tuple(name.lower() for name in value)
+
+
 def data_directory(value: str) -> str:
     """A directory: absolute, or in somebody's home."""
     if not value.startswith(("/", "~")) or "\0" in value:
@@ -154,6 +173,16 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who may look at what is stored: see docs/viewer.md."""
+
+    enabled: bool = True
+    access: Literal["auto", "open", "token"] = "auto"
+    token: Annotated[Secret | None, access_token] = None
+    hosts: Annotated[tuple[str, ...], host_names] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """One provider's address, and the idle limits towards it; no limit bounds a whole exchange."""
 
@@ -170,6 +199,7 @@ class Config:
 
     server: Server
     recorder: Recorder
+    viewer: Viewer
     upstreams: dict[str, Upstream]
     middlewares: tuple[PluginSpec, ...]
     sinks: tuple[PluginSpec, ...]
@@ -178,7 +208,7 @@ class Config:
 _UPSTREAMS = MappingProxyType({"anthropic": Upstream("https://api.anthropic.com")})
 _MIDDLEWARES = ("trace_export", "auth_split", "body_capture", "stream_tee")
 
-_Section = TypeVar("_Section", Server, Upstream, Recorder)
+_Section = TypeVar("_Section", Server, Upstream, Recorder, Viewer)
 
 
 def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Config:
@@ -196,11 +226,10 @@ def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping
     config = Config(
         server=_section(Server, top.get("server"), Server(), "server", problems) or Server(),
         recorder=_recorder(top.get("recorder"), env, problems),
+        viewer=_section(Viewer, top.get("viewer"), Viewer(), "viewer", problems) or Viewer(),
         upstreams=_upstreams(top.get("upstreams"), problems),
         middlewares=_plugins("middlewares", top.get("middlewares"), _MIDDLEWARES, problems),
-        sinks=_plugins(
-            "sinks", top.get("sinks"), [{"jsonl": {"path": f"{directory.default(env)}/traces.jsonl"}}], problems
-        ),
+        sinks=_plugins("sinks", top.get("sinks"), (), problems),
     )
     _check_together(config.server, config.recorder, problems)
     # What could not be read is no value to find fault with a second time.
@@ -215,6 +244,7 @@ def to_yaml(config: Config) -> dict[str, Any]:
     return {
         "server": signatures.to_yaml(asdict(config.server)),
         "recorder": signatures.to_yaml(asdict(config.recorder)),
+        "viewer": signatures.to_yaml({item.name: getattr(config.viewer, item.name) for item in fields(Viewer)}),
         "upstreams": {name: signatures.to_yaml(asdict(upstream)) for name, upstream in config.upstreams.items()},
         "middlewares": [_entry(spec) for spec in config.middlewares],
         "sinks": [_entry(spec) for spec in config.sinks],

@@ -30,6 +30,9 @@ TOTALS: web.AppKey[Callable[[], Awaitable[dict[str, Any]]]] = web.AppKey("totals
 RECORDER_SEEN: web.AppKey[bool] = web.AppKey("recorder_seen", bool)
 """Whether the totals should have the recorder in them; one that somebody else runs is not among them."""
 
+MAY_LOOK: web.AppKey[Callable[[web.Request], bool]] = web.AppKey("may_look")
+"""Whether somebody may see what is counted. Without it everybody may."""
+
 _VERSION = version("sidestream")
 
 
@@ -70,7 +73,9 @@ async def _totals(app: web.Application) -> dict[str, Any]:
 
 
 async def _health(request: web.Request) -> web.Response:
-    """That the gateway is alive, and what has been counted."""
+    """That the gateway is alive, and, for those who may know, what has been counted."""
+    if not _may_look(request):
+        return _json({"status": "ok"})
     totals = await _totals(request.app)
     return _json({"status": "ok", "version": _VERSION, **totals})
 
@@ -87,12 +92,20 @@ async def _ready(request: web.Request) -> web.Response:
 
 async def show_metrics(request: web.Request) -> web.Response:
     """The same counters as ``health``, in Prometheus' text format."""
+    if not _may_look(request):
+        text = "This needs the viewer's token, as a bearer token; `sidestream token` prints it.\n"
+        return web.Response(status=401, text=text, headers={"WWW-Authenticate": "Bearer"})
     try:
         recorder = request.app[RECORDER_SEEN]
         body = await asyncio.to_thread(metrics.render, await _totals(request.app), recorder=recorder)
     except SidestreamError as error:  # the extra is not installed
         return web.Response(status=501, text=f"{error}\n")
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _may_look(request: web.Request) -> bool:
+    may_look = request.app.get(MAY_LOOK)
+    return may_look is None or may_look(request)
 
 
 def _json(answer: object, status: int = 200) -> web.Response:

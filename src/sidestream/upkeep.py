@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidestream.command import Command, with_file
+from sidestream.command import Command, moment, printable, with_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,34 +41,11 @@ def _parsed(kind: str) -> Callable[[click.Context, click.Parameter, str | None],
     return parse
 
 
-def _text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """What can be a name at all: a command line may have bytes that are no text."""
-    if value is not None and not value.isprintable():
-        raise click.BadParameter("expected printable text")
-    return value
-
-
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    """Unix time of ``2026-11-22``, ``2026-11-22T14:00``, or so long ago: ``3d``."""
-    from sidestream.options import Duration  # noqa: PLC0415 - the other commands start without it
-
-    if value is None:
-        return None
-    try:
-        return time.time() - Duration.parse(value)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(value).astimezone().timestamp()
-    except (ValueError, OverflowError):
-        raise click.BadParameter("expected a time such as 2026-11-22T14:00, or how long ago: 3d, 12h") from None
-
-
 @click.command(cls=Command)
 @with_file
 @click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these; may be repeated.")
-@click.option("--sink", callback=_text, help="Only to this sink.")
-@click.option("--dataset", callback=_text, help="Only of this dataset.")
+@click.option("--sink", callback=printable, help="Only to this sink.")
+@click.option("--dataset", callback=printable, help="Only of this dataset.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="The newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def deliveries(
@@ -107,9 +83,9 @@ def deliveries(
     show_default=True,
     help="Those that are so; may be repeated.",
 )
-@click.option("--sink", callback=_text, help="Only to this sink.")
-@click.option("--dataset", callback=_text, help="Only of this dataset.")
-@click.option("--exchange", callback=_text, help="Only this exchange.")
+@click.option("--sink", callback=printable, help="Only to this sink.")
+@click.option("--dataset", callback=printable, help="Only of this dataset.")
+@click.option("--exchange", callback=printable, help="Only this exchange.")
 def redeliver(
     file: Path | None, states: tuple[str, ...], sink: str | None, dataset: str | None, exchange: str | None
 ) -> None:
@@ -142,8 +118,8 @@ def prune(file: Path | None, age: float | None, max_bytes: int | None) -> None:
 
 @click.command(cls=Command)
 @with_file
-@click.option("--dataset", callback=_text, help="Only this dataset.")
-@click.option("--since", callback=_moment, metavar="TIME", help="Only what began since: 2026-11-22T14:00, or 3d ago.")
+@click.option("--dataset", callback=printable, help="Only this dataset.")
+@click.option("--since", callback=moment, metavar="TIME", help="Only what began since: 2026-11-22T14:00, or 3d ago.")
 @click.option("--redeliver", "again", is_flag=True, help="Send the result again, to all sinks.")
 def reprocess(file: Path | None, dataset: str | None, since: float | None, again: bool) -> None:
     """Read what is stored again, with this version's converter.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
 from rawhttp import KEYS, connect, exchange, post
-from sidestream import create_app, mount
+from sidestream import SidestreamError, create_app, mount, mount_viewer
 from sidestream.testing import ScriptedUpstream, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk
 
@@ -151,3 +153,73 @@ async def test_default_server_settings_carry_bodies_of_any_size(upstream: Script
         assert 200 == (await client.answer()).status
         await sending
     assert size == len(upstream.requests[0].body)
+
+
+MESSAGE = b'{"type":"message","role":"assistant","content":[{"type":"text","text":"Yes."}],"stop_reason":"end_turn"}'
+ASKS = b'{"messages":[{"role":"user","content":"Is there tea?"}]}'
+
+
+def with_viewer(upstream: str, folder: Path, **viewer: Any) -> web.Application:
+    """A host with a gateway and its viewer."""
+    app = web.Application()
+    config = {**settings(upstream), "recorder": {"dir": str(folder / "data"), "min_free": 0}, "viewer": viewer}
+    mount(app, "/gw", config)
+    mount_viewer(app, "/traces", config)
+    return app
+
+
+async def until_200(session: aiohttp.ClientSession, path: str, contains: str = "", **headers: str) -> str:
+    """The answer, as soon as it is one: the recorder may still be starting, or reading."""
+    async with asyncio.timeout(10):
+        while True:
+            async with session.get(path, headers=headers) as answer:
+                text = await answer.text()
+            if answer.status == 200 and contains in text:
+                return text
+            await asyncio.sleep(0.01)
+
+
+async def test_a_mounted_viewer_shows_the_runs_below_its_prefix(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    async def script(_received: Received, connection: Connection) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        await connection.send(head % len(MESSAGE) + MESSAGE)
+
+    upstream.script = script
+    app = with_viewer(upstream.url, tmp_path, access="open")
+    async with running(app) as origin, aiohttp.ClientSession(origin) as session:
+        assert 200 == (await exchange(origin, post(ASKS, path="/gw/my-agent/anthropic/v1/messages"))).status
+        (run,) = json.loads(await until_200(session, "/traces/ui/api/runs", "tea"))["runs"]
+        page = await until_200(session, f"/traces/runs/{run['id']}")
+        links = set(re.findall(r'(?:href|src|action)="(/[^"]*)"', page))
+        (style,) = (link for link in links if "/style.css" in link)
+        assert "font" in await until_200(session, style)
+    assert ("Is there tea?", 1) == (run["title"], run["turns"])
+    assert "Yes." in page
+    assert {"traces"} == {link.split("/")[1] for link in links}
+
+
+async def test_a_mounted_viewer_asks_for_the_token(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Nobody knows here who reaches the host. A browser is shown where to give it, and keeps it for these paths."""
+    token = "seven-times-seven-moons"
+    app = with_viewer(upstream.url, tmp_path, token=token)
+    async with running(app) as origin, aiohttp.ClientSession(origin, cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        async def get(path: str, accept: str) -> aiohttp.ClientResponse:
+            async with session.get(path, headers={"Accept": accept}, allow_redirects=False) as answer:
+                return answer
+
+        refused = await get("/traces/ui/api/runs", "application/json")
+        sent_on = await get("/traces/", "text/html")
+        entered = await get(f"/traces/login?token={token}", "text/html")
+        cookie = entered.cookies["sidestream"]
+        await until_200(session, "/traces/ui/api/runs", Authorization=f"Bearer {token}")
+        await until_200(session, "/traces/ui/api/runs", Cookie=f"sidestream={cookie.value}")
+    assert (401, "token_needed") == (refused.status, refused.headers["x-sidestream-error"])
+    assert (303, "/traces/login") == (sent_on.status, sent_on.headers["Location"])
+    assert (303, "/traces/", "/traces/") == (entered.status, entered.headers["Location"], cookie["path"])
+    assert token not in cookie.value
+
+
+def test_without_a_store_there_is_no_viewer() -> None:
+    with pytest.raises(SidestreamError, match=r"recorder\.mode is 'none'"):
+        mount_viewer(web.Application(), "/traces", {"recorder": {"mode": "none"}})

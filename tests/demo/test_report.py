@@ -7,11 +7,8 @@ import io
 import pytest
 
 from sidestream.demo.calls import Call, sha256
-from sidestream.demo.report import show_promises, show_proof, show_trace
+from sidestream.demo.report import show_promises, show_proof, show_turns, show_viewer
 from sidestream.demo.screen import Screen
-from sidestream.testing import PushedTrace
-
-FACTS = {"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 5}}
 
 
 @pytest.fixture
@@ -57,27 +54,23 @@ def test_a_broken_promise_is_named(screen: Screen, out: io.StringIO) -> None:
     assert "\n  ✓ Water is wet.\n  ✗ NOT TRUE: Moss is red.\n" == out.getvalue()
 
 
-def test_the_trace_is_shown_with_its_turns(screen: Screen, out: io.StringIO) -> None:
-    question = {"role": "user", "content": "Is it dry?\nI think so."}
-    called = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "probe", "arguments": {"bed": "苔"}}}],
-        "metadata": FACTS | {"sidestream": {"turn": 1, "rule": "first"}},
-    }
-    result = {"role": "tool", "tool_name": "probe", "tool_call_id": "1", "content": "word " * 20}
-    said = {
-        "role": "assistant",
-        "content": "Moist.",
-        "metadata": FACTS | {"sidestream": {"turn": 2, "rule": "extends_tip"}},
-    }
-    show_trace(screen, PushedTrace("inv-1", "moss", [question, called, result, said], {}), 2)
-    words = " ".join(["word"] * 10)
+def test_each_turn_is_a_line(screen: Screen, out: io.StringIO) -> None:
+    tokens = {"input": 1200, "output": 5}
+    turns = [
+        {"number": 1, "tools": ["probe", "forecast"], "tokens": tokens, "duration": 0.5},
+        {"number": 2, "tools": [], "tokens": tokens, "duration": 61.0},
+    ]
+    show_turns(screen, turns)
     assert [
-        "  user       Is it dry? …",
-        '  assistant  probe {"bed": "苔"}',
-        f"  tool       probe → {words} …",
-        "  assistant  Moist.",
-        "  turn 1     first · 3 in, 5 out · end_turn",
-        "  turn 2     extends_tip · 3 in, 5 out · end_turn",
-    ] == out.getvalue().splitlines()[2:]
+        "The run, as it was recorded  2 calls, each with all of its history, are one run",
+        "  turn 1     calls probe, forecast · 1,200 tokens in, 5 out · 0.50 s",
+        "  turn 2     answers · 1,200 tokens in, 5 out · 1 min 1 s",
+    ] == out.getvalue().splitlines()[1:]
+
+
+@pytest.mark.parametrize(("opened", "remark"), [(True, "opened in your browser"), (False, "open this in a browser")])
+def test_the_address_stands_by_itself(screen: Screen, out: io.StringIO, remark: str, *, opened: bool) -> None:
+    show_viewer(screen, "http://127.0.0.1:1/runs/2", opened=opened)
+    lines = out.getvalue().splitlines()
+    assert f"The viewer  {remark}" == lines[1]
+    assert "  http://127.0.0.1:1/runs/2" in lines

@@ -12,7 +12,7 @@ import pytest
 from recording import REQUEST, Running, a_config, eventually, in_store, stored_records, written
 from sidestream.errors import SidestreamError
 from sidestream.recorder.asking import ask
-from sidestream.recorder.requests import Prune, Redeliver, Reprocess
+from sidestream.recorder.requests import Delete, Prune, Redeliver, Reprocess
 from sidestream.store.directory import Directory
 from sidestream.store.rows import State
 from sidestream.store.store import Store
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sidestream.config import Config
+    from sidestream.recorder.requests import Change
 
 DELIVERED = Redeliver(states=[State.DELIVERED])
 
 
-async def answers(config: Config, change: Prune | Redeliver | Reprocess) -> list[dict[str, Any]]:
+async def answers(config: Config, change: Change) -> list[dict[str, Any]]:
     async with asyncio.timeout(15):
         return [answer async for answer in ask(config, change)]
 
@@ -103,6 +104,20 @@ async def test_pruning_removes_what_is_done_with(config: Config, tmp_path: Path,
             await running.end()
         (answer,) = await answers(config, Prune(age=0.0))
         assert 2 == answer["exchanges"]
+        assert [] == in_store(tmp_path)
+
+
+@pytest.mark.parametrize("recording", [True, False])
+async def test_deleting_removes_a_run_or_a_dataset(config: Config, tmp_path: Path, recording: bool) -> None:
+    async with Running(config) as running:
+        if recording:
+            await running.plane()
+        else:
+            await running.end()
+        assert [{"turns": 1, "purged": not recording}] == await answers(config, Delete(run="a"))
+        assert ["b"] == in_store(tmp_path)
+        assert [{"turns": 1, "purged": not recording}] == await answers(config, Delete(dataset="d"))
+        assert [{"turns": 0, "purged": True}] == await answers(config, Delete(dataset="d"))
         assert [] == in_store(tmp_path)
 
 

@@ -138,3 +138,19 @@ async def test_what_is_to_be_delivered_is_not_pruned(shelf: Shelf) -> None:
     await fill(shelf, an_item("waits", ["listsink"]), an_item("done", []))
     assert 1 == (await chores.prune(shelf, 0.0, 0)).exchanges
     assert ["waits"] == [record.id for _, record in await shelf.call(lambda: list(shelf.store.exchanges()))]
+
+
+async def test_deleting_goes_on_until_there_is_nothing_more_and_is_one_line(shelf: Shelf) -> None:
+    others = [an_item(f"y{number}", [], dataset="other") for number in range(3)]
+    await fill(shelf, *(an_item(f"x{number}", ["listsink"]) for number in range(450)), *others)
+    with capture_logs() as logs:
+        assert 450 == await chores.delete(shelf, dataset="demo")
+    counted = {"exchanges": 450, "turns": 450, "undelivered": 450}
+    assert [{"event": "traces_deleted", "log_level": "info", "dataset": "demo", **counted}] == logs
+    assert 3 == await shelf.call(shelf.store.count)
+
+
+async def test_deleting_what_is_not_there_says_nothing(shelf: Shelf) -> None:
+    with capture_logs() as logs:
+        assert 0 == await chores.delete(shelf, run="nobody's")
+    assert [] == logs

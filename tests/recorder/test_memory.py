@@ -45,6 +45,15 @@ async def test_what_is_told_is_read_in_order_of_its_ends(memory: Memory) -> None
     assert (["second", "first"], 2) == (take(memory), memory.captured)
 
 
+async def test_what_is_under_way_can_be_looked_at(memory: Memory) -> None:
+    told(memory, "a", outcome=None, answer=b"so far")
+    assert [] == take(memory)
+    assert [("a", 6, True)] == [(each.begin.id, each.response_bytes, each.answering) for each in memory.glimpses()]
+    assert (b"so far",) == memory.partial("a").response_chunks
+    with pytest.raises(LookupError):
+        memory.partial("b")
+
+
 async def test_the_end_of_an_exchange_is_told(memory: Memory) -> None:
     arrived = asyncio.Event()
     memory = Memory(10_000, arrived)

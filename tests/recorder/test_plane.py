@@ -197,6 +197,29 @@ async def test_pruning_that_fails_is_one_line_and_goes_on(tmp_path: Path, monkey
     await plane.stop(1)
 
 
+async def test_an_index_that_cannot_be_kept_is_one_line_and_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidestream.recorder.plane.EVERY", 0.01)
+    failures = []
+
+    def failing(*_args: object) -> bool:
+        failures.append(1)
+        raise RuntimeError("sk-canary")
+
+    monkeypatch.setattr("sidestream.store.store.Store.index", failing)
+    sink = ListSink()
+    plane = journaled(tmp_path, sink)
+    with capture_logs() as logs:
+        await plane.start()
+        await eventually(lambda: len(failures) > 3)
+        await written(tmp_path, "a")
+        assert ["a"] == [turn.id for turn in await sink.wait_for(1)]
+    assert ["indexing_failed", "sink_delivered"] == [entry["event"] for entry in logs]
+    assert "canary" not in str(logs)
+    await plane.stop(1)
+
+
 async def test_a_failure_of_ingestion_that_nobody_thought_of_is_told_to_the_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

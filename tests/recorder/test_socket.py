@@ -115,7 +115,7 @@ async def test_a_message_that_is_too_large_ends_only_its_connection(tmp_path: Pa
             assert 200 == answer.status
 
 
-@pytest.mark.parametrize("path", ["/redeliver", "/prune", "/reprocess"])
+@pytest.mark.parametrize("path", ["/redeliver", "/prune", "/reprocess", "/delete"])
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"nothing": 1}', b"\xff", b'{"states": ["none"]}', b'{"age": "x"}']
 )

@@ -152,3 +152,16 @@ def test_what_a_transaction_did_not_keep_is_not_known(database: Database, conten
         raise ZeroDivisionError(contents.put(b"{}"))
     (number,) = put(database, contents, b"{}")
     assert b"{}" == contents.get(number)
+
+
+def test_the_outline_of_a_text_has_its_parts_left_out_also_when_they_are_gone(
+    database: Database, contents: Contents
+) -> None:
+    part = b"A" * 5000
+    (number,) = put(database, contents, b'{"a": "' + part + b'", "b": [1]}')
+    ((blob,),) = database.rows("SELECT content FROM contents WHERE id = ?", number)
+    with database.transaction():
+        database.run("DELETE FROM contents")
+    assert b'{"a": "0", "b": [1]}' == contents.outline(blob)
+    with pytest.raises(LookupError, match="damaged"):
+        contents.outline(b"\xff")

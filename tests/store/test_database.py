@@ -7,21 +7,30 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from conversing import Call, assistant, text, tool_result, tool_use, user
+from growing import Agent
 from sidestream.errors import SidestreamError
 from sidestream.store.database import APPLICATION_ID, STEPS, Database, set_aside
 from sidestream.store.faults import StoreCorrupt, StoreUnavailable
 from sidestream.store.packing import Packer
+from sidestream.store.rows import Item, Replacement
+from sidestream.store.runs import Runs
+from sidestream.store.shapes import RunFilter, Tokens
 from sidestream.store.store import Store
 from stored import a_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sidestream.store.shapes import RunSummary
 
 OLD = ["CREATE TABLE t (x);"]
 NEW = [*OLD, "ALTER TABLE t ADD COLUMN y DEFAULT 7; CREATE TABLE u (z);"]
@@ -404,9 +413,9 @@ def test_a_full_disk_in_writes_that_are_tried_fails_the_transaction() -> None:
     database.close()
 
 
-def recorded_by_version_2(path: Path) -> None:
-    """Two exchanges with their traces and deliveries, and one that could not be understood."""
-    database = Database.open(path, steps=STEPS[:2])
+def recorded_by_version(version: int, path: Path) -> None:
+    """By 1 or 2: two exchanges with their traces and deliveries, and one that could not be understood."""
+    database = Database.open(path, steps=STEPS[:version])
     packed = Packer().pack(a_record("x1"), 1 << 30)
     with database.transaction():
         for number, error in ((1, None), (2, None), (3, "the reason")):
@@ -436,11 +445,14 @@ def recorded_by_version_2(path: Path) -> None:
     database.close()
 
 
-def test_a_file_of_version_2_keeps_its_exchanges_to_be_read_and_its_deliveries(path: Path) -> None:
-    recorded_by_version_2(path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_early_version_keeps_its_exchanges_to_be_read_and_its_deliveries(path: Path, version: int) -> None:
+    recorded_by_version(version, path)
     with capture_logs() as logs:
         database = Database.open(path)
-    assert [("store_upgraded", 2, 3)] == [(entry["event"], entry["before"], entry["version"]) for entry in logs]
+    assert [("store_upgraded", version, len(STEPS))] == [
+        (entry["event"], entry["before"], entry["version"]) for entry in logs
+    ]
     assert [(1, 1, None), (2, 1, None), (3, 0, "the reason")] == database.rows(
         "SELECT sequence, unread, error FROM exchanges ORDER BY sequence"
     )
@@ -457,8 +469,9 @@ def test_a_file_of_version_2_keeps_its_exchanges_to_be_read_and_its_deliveries(p
     database.close()
 
 
-def test_a_file_that_was_brought_up_to_date_is_as_a_new_one(path: Path, tmp_path: Path) -> None:
-    recorded_by_version_2(path)
+@pytest.mark.parametrize("version", range(1, len(STEPS)))
+def test_a_file_that_was_brought_up_to_date_is_as_a_new_one(path: Path, tmp_path: Path, version: int) -> None:
+    Database.open(path, steps=STEPS[:version]).close()
     schemas = []
     for each in (path, tmp_path / "new.db"):
         database = Database.open(each)
@@ -467,10 +480,92 @@ def test_a_file_that_was_brought_up_to_date_is_as_a_new_one(path: Path, tmp_path
     assert schemas[0] == schemas[1]
 
 
-def test_what_version_2_captured_is_there_after_an_upgrade(path: Path) -> None:
-    recorded_by_version_2(path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_an_early_version_captured_is_there_after_an_upgrade(path: Path, version: int) -> None:
+    recorded_by_version(version, path)
     store = Store.open(path)
     with capture_logs():
         assert [(1, a_record("x1"))] == store.unread(10)  # the second is damaged
     assert a_record("x1") == store.record(1)
     store.close()
+
+
+def recorded_by_version_3(path: Path, *calls: Call) -> None:
+    """What is stored of calls today, as far as that version had it."""
+    today = path.with_name("today.db")
+    store = Store.open(today)
+    store.commit([Item(call.record(), call.reading(), None, ()) for call in calls])
+    store.close()
+    database = Database.open(path, steps=STEPS[:3])
+    database.run("ATTACH ? AS today", str(today))
+    with database.transaction():
+        for table in ("exchanges", "captures", "contents", "parts", "turns", "passed", "clues", "said"):
+            names = ", ".join(name for (name,) in database.rows("SELECT name FROM pragma_table_info(?, 'main')", table))
+            database.run(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM today.{table}")  # noqa: S608  # the schema's words
+    database.run("DETACH today")
+    database.close()
+
+
+def runs_in(store: Store) -> list[RunSummary]:
+    return Runs(store._database).page(RunFilter(everything=True), limit=100, before=None).runs  # noqa: SLF001
+
+
+def calls_of_many_kinds() -> list[Call]:
+    """A run with a failure, a branch of it, and a child."""
+    agent = Agent("a", 1_000_000.0)
+    calls = [agent.call(), agent.call(name="failed", answer=False), agent.call(), agent.call(complete=False)]
+    branch = agent.fork("b", 1).call()
+    task = "Find out everything for me."
+    asked, called = user("Delegate it"), [tool_use("t1", "agent", prompt=task)]
+    parent = Call("parent", [asked], called, 2_000_000.0)
+    child = Call("child", [user(task)], [text("It is so.")], 2_000_002.0)
+    result = user(tool_result("t1", "found"))
+    again = Call("again", [asked, assistant(called), result], [text("Done.")], 2_000_009.0)
+    return [*calls, branch, parent, child, again]
+
+
+def test_the_runs_of_a_file_of_version_3_are_listed_at_once_and_known_wholly_when_they_were_read_again(
+    path: Path,
+) -> None:
+    calls = calls_of_many_kinds()
+    recorded_by_version_3(path, *calls)
+    with capture_logs():
+        store, today = Store.open(path), Store.open(path.with_name("today.db"))
+    expected = runs_in(today)
+    unknown: dict[str, Any] = {"tool_calls": 0, "tokens": Tokens()}
+    assert [replace(run, **unknown) for run in expected] == runs_in(store)
+    readings = {call.id: call.reading() for call in calls}
+    unread = store.unread(100)
+    assert [call.id for call in calls] == [record.id for _, record in unread]
+    store.replace([Replacement(sequence, readings[record.id], None) for sequence, record in unread])
+    assert expected == runs_in(store)
+    assert [] == store.unread(100)
+    store.close()
+    today.close()
+
+
+def test_what_was_not_captured_is_not_to_be_read_again_after_an_upgrade(path: Path) -> None:
+    recorded_by_version_3(path, *calls_of_many_kinds()[:2])
+    old = Database.open(path, steps=STEPS[:3])
+    with old.transaction():
+        old.run("DELETE FROM captures WHERE sequence = 1")
+    old.close()
+    with capture_logs():
+        database = Database.open(path)
+    assert [(1, 0), (2, 1)] == database.rows("SELECT sequence, unread FROM exchanges")
+    assert [(1, "a1"), (2, "a1")] == database.rows("SELECT sequence, trace FROM measures")
+    database.close()
+
+
+def test_free_pages_are_given_back_step_by_step(tmp_path: Path) -> None:
+    with closing(Database.open(tmp_path / "store.db")) as database:
+        with database.transaction():
+            database.run("INSERT INTO positions VALUES (zeroblob(200000), 1, 1)")
+        with database.transaction():
+            database.run("DELETE FROM positions")
+        before = database.file_bytes()
+        assert database.shrink(10)
+        while database.shrink(10):
+            pass
+        assert database.vacuum(0)
+        assert database.file_bytes() < before - 200_000

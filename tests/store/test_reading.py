@@ -90,6 +90,19 @@ def test_an_exchange_is_a_record_when_it_has_ended(root: Path, relay: Relay) -> 
     assert not journals.read(MOST).found
 
 
+def test_what_is_under_way_can_be_looked_at_in_all_relays(root: Path, relay: Relay) -> None:
+    other, journals = Relay(root), Journals(root)
+    relay.write(*pieces(1, "a", b"1", ended=False))
+    other.write(*pieces(1, "b", b"23", ended=False), *pieces(2, "c"))
+    assert [] == journals.glimpses()
+    journals.read(MOST)
+    assert {"a": 1, "b": 2} == {glimpse.begin.id: glimpse.response_bytes for glimpse in journals.glimpses()}
+    assert (b"23",) == journals.partial("b").response_chunks
+    with pytest.raises(LookupError):
+        journals.partial("c")
+    other.die()
+
+
 def test_nothing_there_is_nothing_found(root: Path) -> None:
     journals = Journals(root)
     assert not journals.read(MOST).found

@@ -54,7 +54,7 @@ def with_damaged_pages(path: Path) -> None:
     stored(
         store,
         *(
-            Item(a_record(f"x{n}", request_chunks=(os.urandom(9000),)), a_reading(f"x{n}"), None, ["a"])
+            Item(a_record(f"x{n}", request_chunks=(os.urandom(50_000),)), a_reading(f"x{n}"), None, ["a"])
             for n in range(20)
         ),
     )

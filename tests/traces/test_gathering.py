@@ -52,6 +52,43 @@ def test_the_pieces_of_an_exchange_become_a_record_at_its_end() -> None:
     assert 0 == len(gathering)
 
 
+def test_what_is_under_way_can_be_glimpsed() -> None:
+    gathering = Gathering()
+    gathered(
+        gathering, *pieces(1, "a", b"12", b"345", ended=False), *pieces(2, "b", ended=False), *pieces(3, "c", b"x")
+    )
+    gathering.add(Entry(Kind.HEAD, 1, 0.5, head()))
+    found = [
+        (glimpse.begin.id, glimpse.request_bytes, glimpse.response_bytes, glimpse.answering)
+        for glimpse in gathering.glimpses()
+    ]
+    assert [("a", 7, 5, True), ("b", 7, 0, False)] == found
+
+
+def test_what_there_is_so_far_can_be_had_and_disturbs_nothing(tmp_path: Path) -> None:
+    gathering = Gathering(tmp_path)
+    *begun, last = pieces(1, "a", MEGABYTE, MEGABYTE, b"end")
+    gathered(gathering, *begun[:-1])
+    partial = gathering.partial("a")
+    assert partial is not None
+    assert ("running", True, (MEGABYTE, MEGABYTE)) == (
+        partial.outcome,
+        partial.request_complete,
+        partial.response_chunks,
+    )
+    assert 1.0 == partial.duration
+    (record,) = gathered(gathering, begun[-1], last)
+    assert ("completed", (MEGABYTE, MEGABYTE, b"end")) == (record.outcome, record.response_chunks)
+    assert gathering.partial("a") is None
+
+
+def test_an_exchange_that_was_packed_is_glimpsed_as_before() -> None:
+    first, second = Gathering(), Gathering()
+    gathered(first, *pieces(1, "a", b"12", b"345", ended=False))
+    second.unpack(1, first.pack(1))
+    assert first.glimpses() == second.glimpses()
+
+
 def test_exchanges_may_be_mixed() -> None:
     first, second = pieces(1, "a", b"1", b"2"), pieces(2, "b", b"3", b"4")
     mixed = [entry for pair in zip(first, second, strict=True) for entry in pair]

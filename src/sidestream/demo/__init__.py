@@ -1,6 +1,6 @@
-"""What ``sidestream demo`` runs: a scripted provider, a scripted agent, and the gateway between them.
+"""What ``sidestream demo`` runs: a scripted provider, a scripted agent, and the gateway between them, with its viewer.
 
-Everything is real but the model: three servers on loopback, the gateway in a process of its own, sockets in between. No
+Everything is real but the model: two servers on loopback, the gateway in processes of its own, sockets in between. No
 key, no network, and nothing that the base installation lacks.
 """
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -19,14 +20,25 @@ if TYPE_CHECKING:
 
 DATASET: Final = "moss-garden"
 
-_READY: Final = re.compile(rb"(http://\S+)/my-agent/anthropic\s")
+_READY: Final = (re.compile(rb"(http://\S+)/my-agent/anthropic\s"), re.compile(rb"(http://\S+)/\s"))
+"""In the lines that it prints when it is ready: where agents find it, and its viewer."""
 _SECONDS_TO_START: Final = 20
 _SECONDS_TO_STOP: Final = 15
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where a running gateway is found."""
+
+    base_url: str
+    """For an SDK."""
+    viewer: str
+    """For a browser; without a slash at its end."""
+
+
 @contextlib.asynccontextmanager
-async def gateway(provider: str, explorer: str, *, folder: Path) -> AsyncIterator[str]:
-    """Run the gateway between the two URLs; yields the base URL for an SDK. Its log is ``folder/gateway.log``.
+async def gateway(provider: str, *, folder: Path) -> AsyncIterator[Gateway]:
+    """Run the gateway in front of the provider at this URL. Its log is ``folder/gateway.log``, its data are beside it.
 
     `DemoFailed` if it does not start, or does not end in order. Whatever happens, no process is left.
     """
@@ -35,7 +47,6 @@ async def gateway(provider: str, explorer: str, *, folder: Path) -> AsyncIterato
         "server": {"drain": "2s"},
         "recorder": {"dir": str(folder / "data"), "flush": "2s"},
         "upstreams": {"anthropic": {"url": provider}},
-        "sinks": [{"explorer": {"url": explorer}}],
     }
     file.write_text(yaml.safe_dump(config))
     with (folder / "gateway.log").open("wb") as log:
@@ -47,24 +58,26 @@ async def gateway(provider: str, explorer: str, *, folder: Path) -> AsyncIterato
             stderr=log,
         )
     try:
-        yield f"{await _ready(process)}/{DATASET}/anthropic"
+        prefix, viewer = await _ready(process)
+        yield Gateway(f"{prefix}/{DATASET}/anthropic", viewer)
     finally:
         status = await _end(process)
     if status != 0:
         raise DemoFailed(f"the gateway ended with status {status}")
 
 
-async def _ready(process: Process) -> str:
-    """The URL of the gateway's prefix, from its ready line."""
+async def _ready(process: Process) -> list[str]:
+    """The URLs of the gateway's prefix and of its viewer, from what it prints."""
     assert process.stdout is not None  # noqa: S101  # it is a pipe
     try:
         async with asyncio.timeout(_SECONDS_TO_START):
-            line = await process.stdout.readline()
+            found = [pattern.search(await process.stdout.readline()) for pattern in _READY]
     except TimeoutError:
         raise DemoFailed(f"the gateway was not ready within {_SECONDS_TO_START} s") from None
-    if match := _READY.search(line):
-        return match[1].decode()
-    raise DemoFailed("the gateway did not start")
+    urls = [match[1].decode() for match in found if match]
+    if len(urls) < len(_READY):
+        raise DemoFailed("the gateway did not start")
+    return urls
 
 
 async def _end(process: Process) -> int:

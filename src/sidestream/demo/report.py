@@ -1,53 +1,41 @@
-"""What the demo proves in the end: the traces that arrived, and that no byte was changed on the way."""
+"""What the demo says in the end: the run as the viewer has it, and that no byte was changed on the way."""
 
 from __future__ import annotations
 
-import base64
-import json
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sidestream.demo.calls import sha256
-from sidestream.demo.picture import size
-from sidestream.demo.screen import BOLD, CYAN, DIM, GREEN, INDENT, RED, columns_of
+from sidestream.demo.screen import BOLD, CYAN, DIM, GREEN, RED
+from sidestream.figures import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sidestream.demo.calls import Call
     from sidestream.demo.screen import Screen
-    from sidestream.testing import PushedTrace
 
 _DIGITS = 12
 
 
-def show_setting(screen: Screen, provider_url: str, base_url: str, key: str, trace_key: str) -> None:
-    """What is about to run, and the two strings that the gateway changes for an agent."""
+def show_setting(screen: Screen, provider_url: str, base_url: str, viewer: str) -> None:
+    """What is about to run: the one string that an agent changes for the gateway, and where to watch."""
     screen.line(screen.styled("An agent, a gateway, a provider", BOLD))
-    screen.line(screen.styled("Nothing leaves this machine: the provider is scripted, the Explorer a stand-in.", DIM))
+    screen.line(screen.styled("Nothing leaves this machine, and no key is needed: the provider is scripted.", DIM))
     screen.line()
     screen.paragraph("base URL", f"{provider_url}\n→ {base_url}")
-    screen.paragraph("API key", f"{key}\n→ {key};invariant-auth={trace_key[:12]}…")
+    screen.paragraph("watch it", f"{viewer}/", BOLD)
     screen.heading("The run", "as it streams")
 
 
-def show_trace(screen: Screen, trace: PushedTrace, calls: int) -> None:
-    """The whole run, message by message, and what is known of its turns."""
-    screen.heading("The trace", f"{calls} calls, each with all of its history, became one at the Explorer")
-    turns: list[dict[str, Any]] = []
-    for message in trace.messages:
-        texts = _lines_of(message)
-        for label, text in zip_longest([message["role"]], texts, fillvalue=""):
-            screen.paragraph(label, _cut(text, screen.width - INDENT), DIM if message["role"] == "thinking" else "")
-        if "sidestream" in (facts := message.get("metadata") or {}):
-            turns.append(facts)
-    for facts in turns:
-        turn, usage = facts["sidestream"], facts["usage"]
-        screen.paragraph(
-            f"turn {turn['turn']}",
-            f"{turn['rule']} · {usage['input_tokens']} in, {usage['output_tokens']} out · {facts['stop_reason']}",
-            DIM,
-        )
+def show_turns(screen: Screen, turns: Sequence[Mapping[str, Any]]) -> None:
+    """What became of the calls, a line each."""
+    screen.heading("The run, as it was recorded", f"{len(turns)} calls, each with all of its history, are one run")
+    for turn in turns:
+        tokens = turn["tokens"]
+        done = f"calls {', '.join(turn['tools'])}" if turn["tools"] else "answers"
+        figures = f"{tokens['input']:,} tokens in, {tokens['output']:,} out · {duration(turn['duration'])}"
+        screen.paragraph(f"turn {turn['number']}", f"{done} · {figures}")
 
 
 def show_proof(screen: Screen, sent: Sequence[Call], seen: Sequence[Call]) -> bool:
@@ -73,35 +61,14 @@ def show_promises(screen: Screen, promises: Mapping[str, bool]) -> None:
         screen.line(f"  {screen.styled('✓', GREEN) if true else screen.styled('✗ NOT TRUE:', RED)} {sentence}")
 
 
+def show_viewer(screen: Screen, url: str, *, opened: bool) -> None:
+    """Where the run can be looked at, and for how long."""
+    screen.heading("The viewer", "opened in your browser" if opened else "open this in a browser")
+    screen.line()
+    screen.line(f"  {screen.styled(url, BOLD)}")
+    screen.line()
+    screen.line(screen.styled("  Ctrl-C ends the demo, and removes what it recorded.", DIM))
+
+
 def _body(body: bytes) -> str:
     return f"{len(body):>7,} B  {sha256(body)[:_DIGITS]}"
-
-
-def _lines_of(message: dict[str, Any]) -> list[str]:
-    """A message in a few lines: the first of its content, its images, its tool calls."""
-    content = message.get("content") or ""
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    text = " ".join(_part(part) for part in parts)
-    if "tool_name" in message:
-        text = f"{message['tool_name']} → {text}"
-    calls = [call["function"] for call in message.get("tool_calls") or []]
-    lines = [text] if text else []
-    return lines + [f"{call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}" for call in calls]
-
-
-def _part(part: dict[str, Any]) -> str:
-    if part["type"] == "text":
-        first, *rest = str(part["text"]).split("\n")
-        return f"{first} …" if rest else first
-    kind, _, data = part["image_url"]["url"].removeprefix("data:").partition(";base64,")
-    png = base64.b64decode(data)
-    width, height = size(png)
-    return f"[{kind}, {width}x{height}, {len(png)} bytes]"
-
-
-def _cut(text: str, columns: int) -> str:
-    if columns_of(text) <= columns:
-        return text
-    while columns_of(text) > columns - 2:
-        text = text.rpartition(" ")[0] or text[:-1]
-    return f"{text} …"

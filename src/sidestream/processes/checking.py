@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidestream import config as configuration
-from sidestream.app import create_app
+from sidestream.app import create_app, has_viewer, is_open
 from sidestream.errors import ConfigError, Problem, SidestreamError
 from sidestream.options import Secret
 from sidestream.processes import plan
@@ -72,11 +72,20 @@ def planned(config: Config) -> Plan:
         workers=server.workers,
         mode="process" if recorder.mode == "auto" else recorder.mode,
         directory=str(Directory(Path(recorder.dir)).path),
+        viewer=_viewer(config),
         notice=server.notice,
         drain=server.drain,
         flush=recorder.flush,
         digest=_digest(config),
     )
+
+
+def _viewer(config: Config) -> str:
+    if not has_viewer(config):
+        return ""
+    if is_open(config):
+        return "open"
+    return "token" if config.viewer.token is not None else "made"
 
 
 def _digest(config: Config) -> str:

@@ -33,6 +33,8 @@ class Plan:
     mode: str
     """Where the recorder runs: process, thread, external or none."""
     directory: str
+    viewer: str
+    """Who may look: all (``open``), or with a token, configured (``token``) or ``made``; "" where there is none."""
     notice: float
     drain: float
     flush: float

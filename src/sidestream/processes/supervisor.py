@@ -28,6 +28,7 @@ from sidestream.processes.hub import Hub
 from sidestream.processes.keeper import Backoff, Keeper
 from sidestream.processes.plan import NotChecked
 from sidestream.sources import fetch
+from sidestream.store.directory import Directory
 from sidestream.tasks import spawn, where
 
 if TYPE_CHECKING:
@@ -313,7 +314,20 @@ def _has_terminal() -> bool:
 
 def _say_ready(current: Plan, port: int) -> None:
     host = f"[{current.host}]" if ":" in current.host else current.host
-    base = f"http://{host}:{port}{current.prefix}"
+    origin = f"http://{host}:{port}"
+    base = f"{origin}{current.prefix}"
     with contextlib.suppress(OSError, ValueError):  # nobody has to read it
         print(f"sidestream is ready. Base URL for an SDK:  {base}/my-agent/anthropic", flush=True)  # noqa: T201
+        if current.viewer:
+            print(f"What agents do is shown at:  {origin}/{_login(current)}", flush=True)  # noqa: T201
     log.info("gateway_started", base_url=base)
+
+
+def _login(current: Plan) -> str:
+    """Where a browser gets in; a token that was made for it is told here, to whoever started this, and nowhere else."""
+    if current.viewer != "made":
+        return ""
+    try:
+        return f"login?token={Directory(Path(current.directory)).viewer_token()}"
+    except OSError:
+        return "login"

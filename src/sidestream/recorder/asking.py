@@ -6,6 +6,7 @@ Only one process writes to a store. Without a recorder to answer, this one takes
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from sidestream import registry
 from sidestream.errors import SidestreamError
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
-from sidestream.recorder.requests import PATHS, Prune, Redeliver, Reprocess
+from sidestream.recorder.indexer import Indexer
+from sidestream.recorder.requests import PATHS, Delete, Import, Prune, Redeliver
 from sidestream.store.directory import Directory, private_parent
 from sidestream.store.shelf import Shelf
 
@@ -25,16 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from sidestream.config import Config
+    from sidestream.recorder.requests import Change
 
 _PATIENCE = 600.0
 """Seconds without a word from the recorder."""
 
 
-async def ask(config: Config, change: Prune | Redeliver | Reprocess) -> AsyncGenerator[dict[str, Any], None]:
+async def ask(config: Config, change: Change) -> AsyncGenerator[dict[str, Any], None]:
     """Have something changed; yields the answers, the last one final. `SidestreamError` if it cannot be."""
     directory = Directory(Path(config.recorder.dir))
     try:
-        if not directory.store.exists():
+        if isinstance(change, Import):
+            directory.prepare()  # it can be the first that comes in
+        elif not directory.store.exists():
             raise SidestreamError(f"there is no store in {directory.path}")
         private_parent(directory.socket)
     except OSError as error:
@@ -44,7 +49,7 @@ async def ask(config: Config, change: Prune | Redeliver | Reprocess) -> AsyncGen
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         body = msgspec.json.encode(change)
         try:
-            async with session.post(f"http://recorder{PATHS[type(change)]}", data=body) as answer:
+            async with session.post(f"http://recorder{PATHS[type(change)]}", data=io.BytesIO(body)) as answer:
                 await _refuse_errors(answer)
                 async for line in answer.content:
                     said = msgspec.json.decode(line)
@@ -70,9 +75,7 @@ async def _refuse_errors(answer: aiohttp.ClientResponse) -> None:
         raise SidestreamError(f"the recorder answered {answer.status}; is it of another version?")
 
 
-async def _here(
-    config: Config, directory: Directory, change: Prune | Redeliver | Reprocess
-) -> AsyncGenerator[dict[str, Any], None]:
+async def _here(config: Config, directory: Directory, change: Change) -> AsyncGenerator[dict[str, Any], None]:
     try:
         lock = directory.lock()
     except OSError as error:
@@ -83,7 +86,13 @@ async def _here(
     try:
         if isinstance(change, Prune):
             pruned = await chores.prune(shelf, change.age, change.max_bytes)
+            await Indexer(shelf).purge()
             yield {"exchanges": pruned.exchanges, "bytes": pruned.bytes}
+        elif isinstance(change, Delete):
+            turns = await chores.delete(shelf, run=change.run, dataset=change.dataset, quietly=True)
+            yield {"turns": turns, "purged": await Indexer(shelf).purge()}
+        elif isinstance(change, Import):
+            yield msgspec.to_builtins(await shelf.call(shelf.store.take_in, change.turns))
         elif isinstance(change, Redeliver):
             redelivered = await shelf.call(shelf.store.redeliver, **msgspec.structs.asdict(change))
             yield {"count": redelivered.count}

@@ -1,4 +1,4 @@
-"""What is done to a whole store: prune, read again. The same with a running recorder and without one."""
+"""What is done to a whole store: prune, delete, read again. The same with a running recorder and without one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from sidestream.errors import SidestreamError
+from sidestream.recorder.indexer import Indexer
 from sidestream.recorder.ingestion import accepting, understood
+from sidestream.recorder.pace import Pace
 from sidestream.store.rows import Pruned, Replacement
 
 if TYPE_CHECKING:
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
     from sidestream.store.shelf import Shelf
     from sidestream.traces.record import Record
 
+log = structlog.get_logger()
+
 _AT_ONCE = 50
 _BYTES_AT_ONCE = 16 << 20
 _UNREAD_AT_ONCE = 10
-_PAGES = 2000
-_PAGE_BYTES = 4096
+_MOST_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +45,42 @@ class Progress:
 
 async def prune(shelf: Shelf, age: float | None, max_bytes: int | None) -> Pruned:
     """Remove what is older than `age` seconds, and the oldest beyond `max_bytes`, in small steps; what has gone."""
-    exchanges = size = 0
+    indexer, pace = Indexer(shelf), Pace(10, _MOST_AT_ONCE)
+    exchanges = size = reached = 0
     while True:
-        step = await shelf.call(shelf.store.prune, age=age, max_bytes=max_bytes)
+        step = await shelf.call(
+            pace.measured, shelf.store.prune, age=age, max_bytes=max_bytes, most=pace.amount, after=reached
+        )
         exchanges += step.exchanges
         size += step.bytes
+        reached = step.reached
         if not step.more:
             break
-    for _ in range(0, size + 1 if exchanges else 0, _PAGES * _PAGE_BYTES):
-        await shelf.call(shelf.store.vacuum, _PAGES)
+        await indexer.unindex()
+    if exchanges:
+        await indexer.vacuum()
     return Pruned(exchanges, size, more=False)
+
+
+async def delete(shelf: Shelf, *, run: str | None = None, dataset: str | None = None, quietly: bool = False) -> int:
+    """Remove a run, its branches and children, or a dataset, in small steps; how many turns. 0 where there is no such.
+
+    What is still to be delivered of it goes, too, and is counted in the log, unless `quietly`. Bytes of it may be found
+    in the file until `Indexer.work` has been called after that, by the running recorder, or `Indexer.purge`.
+    """
+    pace = Pace(10, _MOST_AT_ONCE)
+    exchanges = turns = deliveries = 0
+    while True:
+        step = await shelf.call(pace.measured, shelf.store.delete, run=run, dataset=dataset, most=pace.amount)
+        exchanges += step.exchanges
+        turns += step.turns
+        deliveries += step.deliveries
+        if not step.more:
+            break
+    if exchanges and not quietly:
+        about = {"dataset": dataset} if run is None else {"run": run}
+        log.info("traces_deleted", **about, exchanges=exchanges, turns=turns, undelivered=deliveries)
+    return turns
 
 
 async def reprocess(

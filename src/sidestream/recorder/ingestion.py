@@ -10,10 +10,11 @@ What fails for a reason nobody thought of is tried piece by piece, so that one e
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from sidestream.sinks.base import Sink
     from sidestream.store.reading import Batch
     from sidestream.store.shelf import Shelf
+    from sidestream.traces.gathering import Glimpse
     from sidestream.traces.model import Reading, Turn
     from sidestream.traces.record import Record
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -59,6 +64,26 @@ class Source(Protocol):
     def forgotten(self) -> None:
         """The store is a new one, and has to be told again what the next reader must know."""
 
+    def glimpses(self) -> list[Glimpse]:
+        """The exchanges that are under way, as far as has been read."""
+
+    def partial(self, identity: str) -> Record:
+        """What there is so far of one of them; `LookupError`, or `SpoolError` where it is lost."""
+
+
+class Watcher(Protocol):
+    """Tells people what comes in, where anybody wants to know."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether `seen` is wanted."""
+
+    def stored(self, exchanges: list[str]) -> None:
+        """These are in the store now."""
+
+    def seen(self, glimpses: list[Glimpse]) -> None:
+        """This is all that is under way, now that everything that was read is in the store."""
+
 
 class Ingestion:
     """Drives `source` into the store; `stored` is told which lanes have something new, by sink."""
@@ -77,6 +102,7 @@ class Ingestion:
         self.understood = 0
         self.failed = 0
         self.store_failures = 0
+        self.watcher: Watcher | None = None
         self._source = source
         self._shelf = shelf
         self._providers = providers
@@ -95,6 +121,8 @@ class Ingestion:
             finishing = self._ending.is_set()
             self._arrived.clear()
             size = await self.step()
+            if size is not None and self.watcher is not None and self.watcher.watching:
+                self.watcher.seen(await self.peek(self._source.glimpses))
             if size is None and finishing:
                 return
             if size is None:
@@ -110,6 +138,11 @@ class Ingestion:
     def close(self) -> None:
         """Let go of the thread, when `run` has ended."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def peek(self, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something of the source that changes nothing, between two reads."""
+        call = functools.partial(what, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def step(self) -> int | None:
         """Take in one batch: its bytes; None if there was nothing."""
@@ -145,6 +178,8 @@ class Ingestion:
     def _tell(self, new: list[Item]) -> None:
         """These are in the store now."""
         self.received += len(new)
+        if self.watcher is not None:
+            self.watcher.stored([item.record.id for item in new])
         self.failed += sum(item.reading is None for item in new)
         self.understood += sum(item.reading is not None for item in new)
         for sink in self._sinks:

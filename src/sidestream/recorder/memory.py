@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from sidestream.store.shelf import Shelf
+    from sidestream.traces.gathering import Glimpse
+    from sidestream.traces.record import Record
 
 log = structlog.get_logger()
 
@@ -140,6 +142,16 @@ class Memory:
         """What was read is in the store."""
         ended, self._ended = self._ended, []
         self._done.extend(ended)
+
+    def glimpses(self) -> list[Glimpse]:
+        """The exchanges that are under way, as far as has been read."""
+        return self._gathering.glimpses()
+
+    def partial(self, identity: str) -> Record:
+        """What there is so far of an exchange under way; `LookupError` if it is not."""
+        if record := self._gathering.partial(identity):
+            return record
+        raise LookupError(identity)
 
     def forgotten(self) -> None:
         """A store in memory is never replaced."""

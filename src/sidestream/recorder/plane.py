@@ -16,16 +16,21 @@ import structlog
 from sidestream.errors import SidestreamError
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
+from sidestream.recorder.announcing import Announcer
+from sidestream.recorder.indexer import EVERY, Indexer
 from sidestream.recorder.ingestion import Ingestion
 from sidestream.recorder.memory import Clearing, Memory
+from sidestream.recorder.underway import UnderWay
 from sidestream.sinks.delivery import Deliverer
 from sidestream.tasks import spawn, where
+from sidestream.viewer.feed import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidestream.config import Retention
     from sidestream.sinks.base import Sink
+    from sidestream.store.desk import Desk
     from sidestream.store.reading import Journals
     from sidestream.store.rows import Lane
     from sidestream.store.shelf import Shelf
@@ -41,7 +46,10 @@ _CLEAR_MEMORY_EVERY = 0.25
 
 
 class Plane:
-    """Call `start` and `stop` on one event loop, in this order. `arrived` is set when the source has something new."""
+    """Call `start` and `stop` on one event loop, in this order. `arrived` is set when the source has something new.
+
+    `feed` tells what happens, and `under_way` what has not ended yet, where there is a `desk` to look things up at.
+    """
 
     def __init__(
         self,
@@ -52,6 +60,7 @@ class Plane:
         keys: Keys,
         retention: Retention | None,
         arrived: asyncio.Event,
+        desk: Desk | None = None,
     ) -> None:
         self.shelf = shelf
         self.keys = keys
@@ -62,15 +71,23 @@ class Plane:
         self._deliverers = {sink.name: Deliverer(sink, shelf.store, shelf.call, keys) for sink in sinks}
         pause = _PAUSE_IN_MEMORY if isinstance(source, Memory) else _PAUSE
         self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived, pause)
+        self.feed = Feed()
+        self.under_way = UnderWay(source, self._ingestion, desk, PROVIDERS) if desk is not None else None
+        self._announcing: asyncio.Task[None] | None = None
+        self._desk = desk
         self._ingesting: asyncio.Task[None] | None = None
         self._stopping = False
         self._house: asyncio.Task[None] | None = None
+        self._indexing: asyncio.Task[None] | None = None
         self._clearing = Clearing(source, shelf) if isinstance(source, Memory) else None
         self._facts: dict[str, Any] = {}
 
     async def start(self) -> None:
         """Begin to take in, and to deliver; both when what an earlier version has stored is read."""
         await self.shelf.patiently(self.shelf.store.forget_sinks, [sink.name for sink in self.sinks])
+        if self.under_way is not None and self._desk is not None:
+            self._ingestion.watcher = announcer = Announcer(self.feed, self.under_way, self._desk)
+            self._announcing = spawn(announcer.run(), name="announcing")
         self._ingesting = spawn(self._ingest(), name="ingestion")
         self._house = spawn(self._keep_house(), name="house-keeping")
 
@@ -95,7 +112,8 @@ class Plane:
             await asyncio.wait([self._ingesting], timeout=seconds)
             if not self._ingesting.done():
                 log.warning("ingestion_cut", limit_seconds=seconds)
-        await _cancel(self._ingesting, self._house)
+        await _cancel(self._ingesting, self._house, self._indexing, self._announcing)
+        self.feed.close()
         left = max(0.0, until - loop.time())
         await asyncio.gather(*(deliverer.stop(left) for deliverer in self._deliverers.values()))
         self._ingestion.close()
@@ -152,6 +170,8 @@ class Plane:
             return
         for deliverer in self._deliverers.values():
             await deliverer.start()
+        if self._clearing is None:  # what is in memory is gone before anybody looks for it
+            self._indexing = spawn(self._keep_index(), name="index of words")
         await self._ingestion.run()
 
     async def _caught_up(self) -> bool:
@@ -170,6 +190,19 @@ class Plane:
 
     def _stored(self, name: str, lanes: set[Lane]) -> None:
         self._deliverers[name].wake(lanes)
+
+    async def _keep_index(self) -> None:
+        indexer, failing = Indexer(self.shelf), False
+        while True:
+            try:
+                await indexer.work()
+            except Exception as error:  # noqa: BLE001  # the top of a background worker
+                if not failing:
+                    log.warning("indexing_failed", error=type(error).__name__, where=where(error))
+                failing = True
+            else:
+                failing = False
+            await asyncio.sleep(EVERY)
 
     async def _keep_house(self) -> None:
         failing = False

@@ -21,6 +21,8 @@ from sidestream.errors import SidestreamError
 from sidestream.options import Size
 from sidestream.recorder.plane import Plane
 from sidestream.recorder.socket import listening
+from sidestream.recorder.stage import Stage
+from sidestream.store.desk import Desk
 from sidestream.store.directory import Directory
 from sidestream.store.reading import Journals
 from sidestream.store.shelf import Shelf
@@ -59,11 +61,15 @@ async def run(config: Config, stopping: asyncio.Event, started: Callable[[Plane]
         if journals is None:
             return
         arrived, keys = asyncio.Event(), Keys(fingerprint_key)
-        plane = Plane(journals, shelf, sinks, keys=keys, retention=_kept(config.recorder), arrived=arrived)
         async with contextlib.AsyncExitStack() as stack:
+            desk = Desk(directory.store)
+            stack.push_async_callback(desk.close)
+            retention = _kept(config.recorder)
+            plane = Plane(journals, shelf, sinks, keys=keys, retention=retention, arrived=arrived, desk=desk)
+            stage = Stage(plane, desk, directory.path)
             stack.push_async_callback(plane.stop, config.recorder.flush)
             await plane.start()
-            await stack.enter_async_context(listening(plane, directory.socket))
+            await stack.enter_async_context(listening(plane, directory.socket, stage))
             log.info("recorder_started", directory=str(directory.path))
             if started:
                 started(plane)

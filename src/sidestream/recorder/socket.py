@@ -1,7 +1,8 @@
 """The recorder's socket: an aiohttp application on a unix socket in the data directory, for this user only.
 
-Relays connect to ``/link`` (a WebSocket) and send the Explorer keys they see; the command line asks for changes. A
-request body is JSON; an answer is JSON, or JSON lines where it comes bit by bit.
+The viewer is under ``/viewer``: relays pass on to it what browsers and those who push traces ask. Relays also connect
+to ``/link`` (a WebSocket) and send the Explorer keys they see, and the command line asks for changes. A request body of
+theirs is JSON; an answer is JSON, or JSON lines where it comes bit by bit.
 """
 
 from __future__ import annotations
@@ -19,37 +20,46 @@ from sidestream.errors import SidestreamError
 from sidestream.options import Secret
 from sidestream.providers import PROVIDERS
 from sidestream.recorder import chores
-from sidestream.recorder.requests import PATHS, Keys, Prune, Redeliver, Reprocess
+from sidestream.recorder.requests import PATHS, Delete, Import, Keys, Prune, Redeliver, Reprocess
 from sidestream.store.directory import private_parent, vacate
 from sidestream.tasks import spawn, where
+from sidestream.viewer.app import viewer_app
+from sidestream.viewer.envelope import MOUNT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from sidestream.recorder.plane import Plane
+    from sidestream.recorder.stage import Stage
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
 
 _LARGEST_MESSAGE = 4 << 20
+_LARGEST_IMPORT = 512 << 20
 _HEARTBEAT = 10.0
 _RETRY = 1.0
 
 _PLANE: web.AppKey[Plane] = web.AppKey("plane")
+_STAGE: web.AppKey[Stage] = web.AppKey("stage")
 
 
 @contextlib.asynccontextmanager
-async def listening(plane: Plane, path: Path) -> AsyncIterator[None]:
-    """Answer on the socket at `path`, whose recorder this is (its lock is held)."""
+async def listening(plane: Plane, path: Path, stage: Stage) -> AsyncIterator[None]:
+    """Answer on the socket at `path`, whose recorder this is (its lock is held); the viewer stands on `stage`."""
     app = web.Application(client_max_size=_LARGEST_MESSAGE, middlewares=[_say_why])
     app[_PLANE] = plane
+    app[_STAGE] = stage
     app.router.add_get("/link", _link)
     app.router.add_get("/status", _status)
     app.router.add_post(PATHS[Redeliver], _redeliver)
     app.router.add_post(PATHS[Prune], _prune)
+    app.router.add_post(PATHS[Import], _import)
+    app.router.add_post(PATHS[Delete], _delete)
     app.router.add_post(PATHS[Reprocess], _reprocess)
+    app.add_subapp(MOUNT, viewer_app(stage))
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await _bound(runner, path)
@@ -140,6 +150,18 @@ async def _prune(request: web.Request) -> web.StreamResponse:
     pruned = await chores.prune(plane.shelf, asked.age, asked.max_bytes)
     plane.pruned += pruned.exchanges
     return _json({"exchanges": pruned.exchanges, "bytes": pruned.bytes})
+
+
+async def _delete(request: web.Request) -> web.StreamResponse:
+    asked = _decoded(await request.read(), Delete)
+    turns = await request.app[_STAGE].delete(run=asked.run, dataset=asked.dataset)
+    return _json({"turns": turns, "purged": not turns})
+
+
+async def _import(request: web.Request) -> web.StreamResponse:
+    plane = request.app[_PLANE]
+    asked = _decoded(await request.clone(client_max_size=_LARGEST_IMPORT).read(), Import)
+    return _json(await plane.shelf.call(plane.shelf.store.take_in, asked.turns))
 
 
 async def _reprocess(request: web.Request) -> web.StreamResponse:

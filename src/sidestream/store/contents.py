@@ -52,6 +52,17 @@ class Contents:
         """The text; `LookupError` if it is not there, or damaged."""
         return b"".join(piece if isinstance(piece, bytes) else self._part(piece) for piece in self._read(number))
 
+    def outline(self, blob: bytes) -> bytes:
+        """A stored text with a 0 for each part that is a content of its own, whether that is there or not.
+
+        ``LookupError`` if it is damaged.
+        """
+        try:
+            pieces = _pieces(self._packer.expand(blob))
+        except ValueError as error:
+            raise LookupError("a content that is damaged") from error
+        return b"".join(piece if isinstance(piece, bytes) else b"0" for piece in pieces)
+
     def size(self) -> int:
         """What all contents take, packed. Costs the same however many there are."""
         ((total,),) = self._database.rows("SELECT total FROM content_bytes")

@@ -15,6 +15,7 @@ import structlog
 
 from sidestream.providers.jsons import clean_text, text_of
 from sidestream.store.known import KnownTurns
+from sidestream.store.measuring import Measurable, Measuring
 from sidestream.store.packing import Packer
 from sidestream.store.turns import ANSWER
 from sidestream.traces.conversation import (
@@ -84,6 +85,7 @@ class Conversations:
         self._contents = contents
         self._read = read
         self._packer = Packer()
+        self._measuring = Measuring(database)
 
     def add(self, sequence: int, reading: Reading) -> int | None:
         """Inside a transaction: place a turn, and keep what is new in it.
@@ -96,6 +98,14 @@ class Conversations:
         if placement.rule in CHILDREN:
             return None
         return placement.parent if placement.retry_of is None else placement.retry_of
+
+    def add_pushed(self, sequence: int, reading: Reading, parent: int | None, trace: str, title: str) -> None:
+        """Inside a transaction: keep a turn that was not captured here, behind `parent` or at the beginning of `trace`.
+
+        `title` is what the trace is called, "" for how it begins. No call is ever placed by such a turn.
+        """
+        rule = Rule.PUSHED if trace == reading.id else Rule.APPENDED
+        self._write(sequence, reading, reading.call, Placement(rule, parent), trace=trace, title=title)
 
     def replace(self, sequence: int, reading: Reading) -> None:
         """Inside a transaction: put what was understood anew in the place of the old."""
@@ -119,11 +129,14 @@ class Conversations:
         trace, rule, parent, retry_of, known, leaving = found[0]
         return _Row(trace, Rule(rule), parent, retry_of, known, leaving)
 
-    def _write(self, sequence: int, reading: Reading, call: Call, placement: Placement) -> str:
+    def _write(
+        self, sequence: int, reading: Reading, call: Call, placement: Placement, *, trace: str = "", title: str = ""
+    ) -> str:
         """Store a turn where it belongs; its trace."""
         session = call.session
-        trace = self._trace(reading, placement)
+        trace = trace or self._trace(reading, placement)
         new = reading.asked[placement.known :]
+        title = title or title_of(message for said in new for message in said.shown)
         self._database.run(
             f"INSERT INTO turns VALUES ({', '.join('?' * 24)})",
             sequence,
@@ -146,7 +159,7 @@ class Conversations:
             call.cut,
             call.retries,
             b"".join(call.digests[placement.known :]),
-            title_of(message for said in new for message in said.shown),
+            title,
             self._contents.put(text_of(reading.system).encode()) if reading.system else None,
             self._contents.put(text_of(reading.tools).encode()) if reading.tools else None,
             self._packer.squeeze(text_of(reading.metadata).encode()),
@@ -161,7 +174,27 @@ class Conversations:
             ],
         )
         self._note(sequence, call, placement)
+        self._measure(sequence, trace, reading, call, placement)
+        if trace == clean_text(reading.id):
+            self._measuring.begin(trace, title, placement)
         return trace
+
+    def _measure(self, sequence: int, trace: str, reading: Reading, call: Call, placement: Placement) -> None:
+        """Measure a turn. What tools have answered counts with the first of several attempts that send it along."""
+        new = reading.asked[placement.known :] if placement.retry_of is None else []
+        self._measuring.add(
+            sequence,
+            Measurable(
+                trace=trace,
+                dataset=reading.dataset,
+                started_at=call.started_at,
+                ended_at=call.ended_at,
+                facts=reading.metadata,
+                asked=[message for said in new for message in said.shown],
+                answer=reading.answer.shown if reading.answer is not None else None,
+                parent=placement.parent,
+            ),
+        )
 
     def _note(self, sequence: int, call: Call, placement: Placement) -> None:
         """Keep what the turn is to be found by when one comes that belongs before it."""
@@ -263,19 +296,19 @@ class Conversations:
 
     def _follow(self, sequence: int, before: str, after: str) -> None:
         """Have the turns that follow this one go with it to another trace."""
-        self._database.run(
-            "UPDATE turns SET trace = ? WHERE sequence IN ("
+        going = self._database.rows(
             "WITH RECURSIVE below (sequence) AS ("
             " SELECT ? UNION SELECT turns.sequence FROM below JOIN turns ON turns.parent = below.sequence"
             " WHERE turns.trace = ?"
             " UNION SELECT turns.sequence FROM below JOIN turns ON turns.retry_of = below.sequence"
-            " WHERE turns.trace = ?) SELECT sequence FROM below) AND trace = ?",
-            after,
+            " WHERE turns.trace = ?) SELECT sequence FROM below CROSS JOIN turns USING (sequence) WHERE trace = ?",
             sequence,
             before,
             before,
             before,
         )
+        self._database.run_many("UPDATE turns SET trace = ? WHERE sequence = ?", [(after, each) for (each,) in going])
+        self._measuring.move([each for (each,) in going], after)
 
 
 def _left_outline(call: Call) -> bytes | None:

@@ -32,6 +32,9 @@ STEPS: Sequence[str] = (
     # How often a delivery has begun anew: an attempt that was under way then says nothing of the new one.
     "ALTER TABLE deliveries ADD COLUMN version INTEGER NOT NULL DEFAULT 0;",
     _SQL.joinpath("conversations.sql").read_text("utf-8"),
+    _SQL.joinpath("viewing.sql").read_text("utf-8"),
+    _SQL.joinpath("searching.sql").read_text("utf-8"),
+    _SQL.joinpath("pushing.sql").read_text("utf-8"),
 )
 """SQL that brings a file from each version to the next; the first makes it. Steps are only ever appended."""
 _BUSY_SECONDS = 5.0
@@ -171,14 +174,21 @@ class Database:
                 total += self.path.with_name(self.path.name + companion).stat().st_size
         return total
 
+    def shrink(self, pages: int) -> bool:
+        """Give up to `pages` free pages back; whether there are others."""
+        with _told(self.path):
+            before = self._free_pages()
+            # Only a script is stepped to its end: `execute` would free a single page.
+            self.connection.executescript(f"PRAGMA incremental_vacuum({pages:d})" if pages else "")
+            return 0 < self._free_pages() < before
+
     def vacuum(self, pages: int) -> bool:
         """Give up to `pages` free pages back, and empty the write-ahead log; False if a reader is in the way of that.
 
         Until the log is empty it may hold what was deleted.
         """
+        self.shrink(pages)
         with _told(self.path):
-            # Only a script is stepped to its end: `execute` would free a single page.
-            self.connection.executescript(f"PRAGMA incremental_vacuum({pages:d})")
             self.connection.execute("PRAGMA busy_timeout = 100")
             try:
                 ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -201,6 +211,10 @@ class Database:
                 for log_file, identity in self._log.items():
                     if _identity(log_file) == identity:
                         log_file.unlink(missing_ok=True)
+
+    def _free_pages(self) -> int:
+        ((pages,),) = self.connection.execute("PRAGMA freelist_count").fetchall()
+        return int(pages)
 
     def _recover(self) -> None:
         """Make what room there is: a log that fills the disk can be written from its beginning again, once copied."""

@@ -51,6 +51,16 @@ _FOLLOWED = f"""
 """
 """The nearest turn that another one follows, or tries again, and that is still to be told."""
 
+_FAMILY = """
+    WITH RECURSIVE family (member) AS (
+        SELECT ? UNION
+        SELECT below.trace FROM family CROSS JOIN turns AS above ON above.trace = member
+            CROSS JOIN turns AS below ON below.parent = above.sequence
+    ) SELECT turns.sequence, fingerprint, dataset FROM family
+        CROSS JOIN turns ON turns.trace = member JOIN exchanges USING (sequence)
+"""
+"""A run, its branches and its children, and theirs."""
+
 
 class Deliveries:
     """The deliveries in one database."""
@@ -96,6 +106,21 @@ class Deliveries:
             f" ON CONFLICT (sequence, sink) DO UPDATE SET {_ANEW}",
             [(sequence, sink, *lane) for sink in sinks],
         )
+
+    def undelivered(self, run: str, sink: str) -> list[tuple[int, Lane]]:
+        """The turns of a run, its branches and its children that are neither delivered to a sink, nor on their way.
+
+        `LookupError` if there is no such run.
+        """
+        if not self._database.rows("SELECT 1 FROM turns WHERE trace = ? LIMIT 1", clean_text(run)):
+            raise LookupError("there is no such run")
+        found = self._database.rows(
+            f"{_FAMILY} WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE sequence = turns.sequence AND sink = ?"
+            f" AND (state = 'delivered' OR {_OPEN})) ORDER BY turns.sequence",
+            clean_text(run),
+            sink,
+        )
+        return [(sequence, Lane(fingerprint, dataset)) for sequence, fingerprint, dataset in found]
 
     def save(self, deliveries: Sequence[Delivery]) -> None:
         """Write everything that changes on the way, all rows or none, of those that are there and did not begin anew.

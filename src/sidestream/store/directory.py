@@ -5,6 +5,8 @@
     DIR/                    0700
     ├── recorder.lock       held by the one recorder
     ├── fingerprint.key     32 random bytes: what fingerprints of keys are made with
+    ├── viewer.token        32 random bytes: what opens the viewer, where that needs something and nothing is configured
+    ├── api-keys.json       digests of the keys that others may push traces with
     ├── recorder.sock       the recorder's socket (elsewhere if its path would be too long for a socket)
     ├── store.db            SQLite, with its -wal and -shm
     └── journal/RELAY/      one directory of segments per relay
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _LONGEST_SOCKET_PATH = 100  # bytes; Linux takes 107, macOS 103
 _ELSEWHERE = Path("/tmp")  # noqa: S108  # what is made there is private, or not used
 _KEY_BYTES = 32
-_OURS = frozenset({"recorder.lock", "fingerprint.key", "store.db", "journal"})
+_OURS = frozenset({"recorder.lock", "fingerprint.key", "viewer.token", "api-keys.json", "store.db", "journal"})
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _MOMENT = 1.0
 """Seconds that somebody else may take to write 32 bytes."""
@@ -66,21 +68,11 @@ class Directory:
 
     def fingerprint_key(self) -> bytes:
         """The key of fingerprints, the same for all processes on this directory; made by whoever comes first."""
-        file = self.path / "fingerprint.key"
-        with contextlib.suppress(FileNotFoundError):
-            if len(key := file.read_bytes()) == _KEY_BYTES:
-                return key
-        self.prepare()
-        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=".fingerprint-")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(secrets.token_bytes(_KEY_BYTES))
-                stream.flush()
-                os.fsync(stream.fileno())
-            _name(Path(name), file)
-        finally:
-            Path(name).unlink()
-        return _read_key(file)
+        return self._secret("fingerprint.key")
+
+    def viewer_token(self) -> str:
+        """What opens the viewer, likewise, where the configuration has no token."""
+        return self._secret("viewer.token").hex()
 
     def holds(self, lock: int) -> bool:
         """Whether the descriptor is still that of the lock file here; not if the directory was deleted or moved."""
@@ -99,6 +91,23 @@ class Directory:
             os.close(descriptor)
             return None
         return descriptor
+
+    def _secret(self, name: str) -> bytes:
+        file = self.path / name
+        with contextlib.suppress(FileNotFoundError):
+            if len(key := file.read_bytes()) == _KEY_BYTES:
+                return key
+        self.prepare()
+        descriptor, written = tempfile.mkstemp(dir=self.path, prefix=f".{name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(secrets.token_bytes(_KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            _name(Path(written), file)
+        finally:
+            Path(written).unlink()
+        return _read_key(file)
 
     def _close_to_others(self) -> None:
         about = self.path.stat()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace
 
 from sidestream.store.rows import State
-from sidestream.traces.conversation import BEGINNINGS, Rule
+from sidestream.traces.conversation import BEGINNINGS, PUSHES, Rule
 from sidestream.traces.model import Origin, Unit
 
 if TYPE_CHECKING:
@@ -81,13 +81,24 @@ class Dispatch:
         Of an ambiguous delivery, where to look for what was sent (`Turn.remote`).
         """
         if unit is Unit.EXCHANGE:
-            return self._reading(delivery.sequence).turn()
+            return self._whole(delivery.sequence)
         turn = self._turns.turn(delivery.sequence)
         if unit is Unit.TURN:
             return replace(turn, messages=self._alone(delivery, turn))
         if delivery.ambiguous:
             return replace(turn, remote=delivery.remote, told_until=delivery.told_until or 0)
         return self._behind(delivery, turn)
+
+    def _whole(self, sequence: int) -> Turn:
+        """The exchange by itself, with all that it sent along; of one that was not captured, what its run says."""
+        path = self._turns.path(sequence)
+        last = next(path, None)
+        if last is None or last.rule not in PUSHES:
+            return self._reading(sequence).turn()
+        said = [self._turns.said(step.sequence) for step in (last, *path)]
+        messages = [*self._turns.system(sequence), *(message for each in reversed(said) for message in each)]
+        turn = self._turns.turn(sequence)
+        return replace(turn, messages=messages, trace=turn.id, number=1)
 
     def _alone(self, delivery: Delivery, turn: Turn) -> list[Message]:
         """The turn's messages; of a retry the answer alone, where the sink has a row of an earlier attempt."""

@@ -1,5 +1,8 @@
 """Exchanges as rows: what was captured of each, its turn in a conversation, and whom it is to be delivered to.
 
+There are rows of turns that were not captured here as well (`sidestream.store.pushed`): nothing of them can be read
+again, so they are passed over wherever exchanges are.
+
 The columns are what one looks for; a record itself is in blobs that give it back exactly. Nothing that comes over the
 wire may fail a commit: it would fail each time again, and the journal could never be read beyond it. So an exchange
 whose turn cannot be stored, for whatever reason but the database's own, is stored without one.
@@ -18,6 +21,7 @@ from sidestream.providers.jsons import clean_text
 from sidestream.store.faults import StoreCorrupt, StoreUnavailable, classified
 from sidestream.store.rows import Lane
 from sidestream.tasks import where
+from sidestream.traces.pushing import PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +137,9 @@ class Exchanges:
         size = 0
         while len(records) < most and size < _UNREAD_BYTES:
             found = self._database.rows(
-                "SELECT sequence FROM exchanges WHERE unread = 1 AND sequence > ? ORDER BY sequence LIMIT 1",
+                "SELECT sequence FROM exchanges WHERE unread = 1 AND provider <> ? AND sequence > ?"
+                " ORDER BY sequence LIMIT 1",
+                PROVIDER,
                 records[-1][0] if records else 0,
             )
             if not found:
@@ -218,9 +224,9 @@ def _columns(record: Record, now: float) -> tuple[str | float | int | None, ...]
 
 
 def _wanted(dataset: str | None, since: float | None) -> tuple[str, list[str | float]]:
-    wanted, values = "1", list[str | float]()
+    wanted, values = "provider <> ?", list[str | float]([PROVIDER])
     if dataset is not None:
-        wanted, values = f"{wanted} AND dataset = ?", [clean_text(dataset)]
+        wanted, values = f"{wanted} AND dataset = ?", [*values, clean_text(dataset)]
     if since is not None:
         wanted, values = f"{wanted} AND started_at >= ?", [*values, since]
     return wanted, values

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from sidestream.traces.gathering import Glimpse
     from sidestream.traces.record import Record
 
 log = structlog.get_logger()
@@ -147,6 +148,17 @@ class Journals:
             if relay.forgotten and relay.remove():
                 del self._relays[name]
                 self._turns.remove(name)
+
+    def glimpses(self) -> list[Glimpse]:
+        """The exchanges that are under way, as far as has been read."""
+        return [glimpse for relay in self._relays.values() for glimpse in relay.glimpses()]
+
+    def partial(self, identity: str) -> Record:
+        """What there is so far of an exchange under way; `LookupError` if it is not. `SpoolError` as for `read`."""
+        for relay in self._relays.values():
+            if record := relay.partial(identity):
+                return record
+        raise LookupError(identity)
 
     def forgotten(self) -> None:
         """The store has been replaced by a new one: with the next batch it is told everything that it has to know."""
@@ -327,6 +339,14 @@ class _Relay:
                 log.error("journal_not_deleted", relay=self.name, error=_name(error))
             return False
         return True
+
+    def glimpses(self) -> list[Glimpse]:
+        """The exchanges that are open."""
+        return self._gathering.glimpses()
+
+    def partial(self, identity: str) -> Record | None:
+        """What there is so far of one of them."""
+        return self._gathering.partial(identity)
 
     def backlog(self) -> int:
         """Bytes that have not been read yet."""

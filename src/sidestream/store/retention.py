@@ -12,7 +12,7 @@ goes with the last turn that said it.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidestream.store.rows import Pruned
 
@@ -22,34 +22,42 @@ if TYPE_CHECKING:
     from sidestream.store.captures import Captures
     from sidestream.store.database import Database
 
-_PAGE = 500
-_STEP_BYTES = 64 << 20
+_PAGE: Final = 500
+_LOOKED_AT: Final = 5000
+"""Exchanges that a step looks at, of which it may be that none can go."""
+_STEP_BYTES = 4 << 20
 """Bytes after which a step ends: what is removed is overwritten, so it all goes through SQLite's log. Packing requests
 anew ends a step after as many of theirs."""
 
 
-def prune(
-    database: Database, captures: Captures, *, now: float, age: float | None, max_bytes: int | None, most: int
-) -> Pruned:
-    """Remove at most `most` exchanges, oldest first: those older than `age` seconds, and those beyond `max_bytes`.
+class Limits(NamedTuple):
+    """What may stay, and what time it is; None where there is no such limit."""
 
-    Fewer where they are large; none where a step is needed to make others independent of them. Parked deliveries keep
-    an exchange from being removed for its size, not for its age.
+    now: float
+    age: float | None
+    max_bytes: int | None
+
+
+def prune(database: Database, captures: Captures, limits: Limits, *, most: int, after: int = 0) -> Pruned:
+    """Remove at most `most` exchanges, oldest first: those older than the age, and those beyond the bytes.
+
+    Fewer where they are large; none where a step is needed to make others independent of them, or to come by those that
+    must stay. Parked deliveries keep an exchange from being removed for its size, not for its age.
     """
-    before = database.live_bytes()
-    found = _older(database, now, age, most) if age is not None else {}
+    before, max_bytes = _held(database), limits.max_bytes
+    found, reached = _older(database, limits, most, after)
     excess = before - sum(found.values()) - max_bytes if max_bytes is not None else 0
     if excess > 0:
         _add_oldest(database, excess, most, found)
     if not found:
-        return Pruned(0, 0, more=False)
+        return Pruned(0, 0, more=reached > 0, reached=reached)
     with database.transaction():
         if not captures.release(found, _STEP_BYTES):
-            return Pruned(0, 0, more=True)
+            return Pruned(0, 0, more=True, reached=after)
         database.run_many("DELETE FROM exchanges WHERE sequence = ?", [(sequence,) for sequence in found])
-    after = database.live_bytes()
-    more = _enough(found, most) or (max_bytes is not None and after > max_bytes)
-    return Pruned(len(found), max(before - after, 0), more)
+    held = _held(database)
+    more = reached > 0 or _enough(found, most) or (max_bytes is not None and held > max_bytes)
+    return Pruned(len(found), max(before - held, 0), more, reached)
 
 
 def discard_finished(database: Database, captures: Captures, keep: int) -> int:
@@ -77,15 +85,25 @@ def discard_finished(database: Database, captures: Captures, keep: int) -> int:
     return len(finished)
 
 
-def _older(database: Database, now: float, age: float, most: int) -> dict[int, int]:
-    """Sequence and bytes of what may go for its age."""
+def _held(database: Database) -> int:
+    """Bytes in use, without those that only wait for being taken out of the index."""
+    ((waiting,),) = database.rows("SELECT coalesce(sum(length(text)), 0) FROM unindexed")
+    return database.live_bytes() - int(waiting)
+
+
+def _older(database: Database, limits: Limits, most: int, after: int) -> tuple[dict[int, int], int]:
+    """Sequence and bytes of what may go for its age, and how far was looked; 0 to the end."""
     found: dict[int, int] = {}
-    for sequence, at, waiting, stored in _in_order(database):
-        if now - age < at <= now or _enough(found, most):
+    if limits.age is None:
+        return found, 0
+    for looked_at, (sequence, at, waiting, stored) in enumerate(_in_order(database, after), 1):
+        if limits.now - limits.age < at <= limits.now:
             break
-        if at <= now and not waiting:
+        if at <= limits.now and not waiting:
             found[sequence] = stored
-    return found
+        if _enough(found, most) or looked_at >= _LOOKED_AT:
+            return found, sequence
+    return found, 0
 
 
 def _add_oldest(database: Database, excess: int, most: int, found: dict[int, int]) -> None:
@@ -104,9 +122,8 @@ def _enough(found: dict[int, int], most: int) -> bool:
     return len(found) >= most or sum(found.values()) >= _STEP_BYTES
 
 
-def _in_order(database: Database) -> Iterator[tuple[int, float, int, int]]:
-    """Sequence, time, open deliveries and bytes of each exchange."""
-    last = 0
+def _in_order(database: Database, last: int) -> Iterator[tuple[int, float, int, int]]:
+    """Sequence, time, open deliveries and bytes of each exchange after the last."""
     while page := database.rows(
         "SELECT sequence, max(started_at, stored_at), waiting, stored FROM exchanges"
         " WHERE sequence > ? ORDER BY sequence LIMIT ?",

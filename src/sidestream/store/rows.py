@@ -123,3 +123,15 @@ class Pruned(NamedTuple):
     exchanges: int
     bytes: int
     more: bool
+    reached: int = 0
+    """Where the next step goes on; 0 from the beginning."""
+
+
+class Deleted(NamedTuple):
+    """What one step of a deletion removed, and whether there may be more of it."""
+
+    exchanges: int
+    turns: int
+    deliveries: int
+    """Those of the exchanges that were still to be made, or waited for somebody."""
+    more: bool

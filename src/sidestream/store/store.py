@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from sidestream.providers import PROVIDERS
-from sidestream.store import retention
+from sidestream.store import removal, retention
 from sidestream.store.captures import Captures
 from sidestream.store.contents import Contents
 from sidestream.store.conversations import Conversations
@@ -23,17 +24,24 @@ from sidestream.store.deliveries import Deliveries
 from sidestream.store.dispatch import Dispatch
 from sidestream.store.exchanges import Exchanges
 from sidestream.store.faults import StoreCorrupt
+from sidestream.store.indexing import Indexing
 from sidestream.store.packing import Packer
 from sidestream.store.positions import Positions
+from sidestream.store.pushed import Pushed
+from sidestream.store.rows import Redelivered
 from sidestream.store.turns import Turns
+from sidestream.traces.conversation import PUSHES
+from sidestream.traces.pushing import pushed
 from sidestream.traces.understanding import understand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from sidestream.store.rows import Carried, Delivery, Item, Lane, Position, Pruned, Redelivered, Replacement, State
-    from sidestream.traces.model import Reading, Turn, Unit
+    from sidestream.store.pushed import Imported
+    from sidestream.store.rows import Carried, Deleted, Delivery, Item, Lane, Position, Pruned, Replacement, State
+    from sidestream.traces.model import Message, Reading, Turn, Unit
+    from sidestream.traces.pushing import PushedTurn
     from sidestream.traces.record import Record
 
 log = structlog.get_logger()
@@ -52,8 +60,11 @@ class Store:
         conversations = Conversations(database, contents, self._readable)
         self._deliveries = Deliveries(database)
         self._exchanges = Exchanges(database, packer, self._captures, contents, conversations, self._deliveries)
-        self._dispatch = Dispatch(database, Turns(database, contents), self.reading)
+        self._turns = Turns(database, contents)
+        self._dispatch = Dispatch(database, self._turns, self.reading)
+        self._pushed = Pushed(database, contents, conversations)
         self._positions = Positions(database)
+        self._indexing = Indexing(database, contents)
         self._full_sync = full_sync
         self._now = now
 
@@ -248,6 +259,41 @@ class Store:
         """
         return self._deliveries.redeliver(states=states, sink=sink, dataset=dataset, exchange=exchange)
 
+    def deliver(self, run: str, sink: str, accepts: Callable[[Turn], bool] = lambda _turn: True) -> Redelivered:
+        """Have a run, with its branches and children, delivered to a sink: what was not yet, or was given up or parked.
+
+        `accepts` is the sink's word on each turn, of which it is shown what that added. `LookupError` for no such run.
+        """
+        wanted = [each for each in self._deliveries.undelivered(run, sink) if self._is_wanted(each[0], accepts)]
+        with self._database.transaction():
+            for sequence, lane in wanted:
+                self._deliveries.add(sequence, lane, [sink])
+        return Redelivered(len(wanted), [(sink, lane) for lane in dict.fromkeys(lane for _, lane in wanted)])
+
+    def push(
+        self, dataset: str, messages: Sequence[Message], metadata: Mapping[str, Any], *, trace: str | None = None
+    ) -> str:
+        """Store messages that were not captured here: a new run, or a turn more of the run `trace`; the run's id.
+
+        `LookupError` if there is no such run, or it is not one that was pushed.
+        """
+        turn = pushed(dataset, messages, metadata, trace=trace)
+        with self._database.transaction():
+            return self._pushed.push(turn, self._now())
+
+    def take_in(self, turns: Sequence[PushedTurn]) -> Imported:
+        """Store turns of elsewhere, with the names that they have there, all or nothing; those of a run in order.
+
+        What is there is passed over.
+        """
+        with self._database.transaction():
+            return self._pushed.take_in(turns, self._now())
+
+    def describe(self, dataset: str, metadata: dict[str, Any], *, replace: bool = False) -> dict[str, Any]:
+        """Add to what is said of a dataset as a whole, or `replace` that; what is said of it now."""
+        with self._database.transaction():
+            return self._pushed.describe(dataset, metadata, replace=replace)
+
     def forget_remote(self, sink: str, remote: str) -> None:
         """The destination does not have this trace any more: nothing was told there."""
         self._deliveries.forget_remote(sink, remote)
@@ -256,13 +302,52 @@ class Store:
         """Bytes and number of the exchanges with deliveries that are open or parked."""
         return self._exchanges.unfinished()
 
-    def prune(self, *, age: float | None, max_bytes: int | None, most: int = 200) -> Pruned:
+    def prune(self, *, age: float | None, max_bytes: int | None, most: int = 200, after: int = 0) -> Pruned:
         """Remove at most `most` exchanges, oldest first: those older than `age` seconds, then those beyond `max_bytes`.
 
         Never one that is still to be delivered; one that is parked, only for its age. What a wrong clock does is said
-        in `sidestream.store.retention`.
+        in `sidestream.store.retention`. `after` is the `reached` of the step before.
         """
-        return retention.prune(self._database, self._captures, now=self._now(), age=age, max_bytes=max_bytes, most=most)
+        limits = retention.Limits(self._now(), age, max_bytes)
+        return retention.prune(self._database, self._captures, limits, most=most, after=after)
+
+    def delete(self, *, run: str | None = None, dataset: str | None = None, most: int = 200) -> Deleted:
+        """Remove at most `most` exchanges of a run, its branches and children, or of a dataset, whatever their state.
+
+        From then on the store is `purging`.
+        """
+        return removal.delete(self._database, self._captures, run=run, dataset=dataset, most=most)
+
+    def index(self, most: int) -> bool:
+        """Bring the index of words closer to what is stored, by about `most` bytes of text; whether there is more."""
+        return self._indexing.step(most)
+
+    def unindex(self, most: int) -> bool:
+        """Take about so many bytes of text out of it that are gone; whether there may be more."""
+        return self._indexing.take_out(most)
+
+    def merge_index(self, pages: int) -> bool:
+        """Merge about so many pages (4 KiB) of the index, if there is any need for that; whether there was."""
+        return self._indexing.merge(pages)
+
+    def purge_index(self, pages: int) -> bool:
+        """Merge so many of them into an index that has nothing of what is gone; whether there may be more.
+
+        `index` is to be called until there is nothing more before that, and not in between.
+        """
+        return self._indexing.purge(pages)
+
+    def stale_texts(self) -> int:
+        """Texts that are gone, and of which the index may have words until it is purged."""
+        return self._indexing.stale()
+
+    def purging(self) -> int:
+        """How many steps of `delete` there were of which there may still be something in the file; 0 as a rule."""
+        return self._indexing.purging()
+
+    def purged(self, steps: int) -> None:
+        """Since there were so many, the index was purged, and SQLite's log emptied: nothing is left of these."""
+        self._indexing.purged(steps)
 
     def discard_finished(self, keep: int) -> int:
         """In memory: of exchanges with nothing left to deliver, and not parked, remove what is large; how many.
@@ -278,6 +363,10 @@ class Store:
         """
         return self._database.vacuum(pages)
 
+    def shrink(self, pages: int) -> bool:
+        """Give up to so many free pages back, and leave SQLite's log as it is; whether there are others."""
+        return self._database.shrink(pages)
+
     def size(self) -> int:
         """Bytes on the disk."""
         return self._database.file_bytes()
@@ -285,6 +374,15 @@ class Store:
     def held_bytes(self) -> int:
         """Bytes of what is in use, in memory or in the file; room left by what was removed is not counted."""
         return self._database.live_bytes()
+
+    def _is_wanted(self, sequence: int, accepts: Callable[[Turn], bool]) -> bool:
+        """Whether a sink wants a turn; what somebody pushed without a status was not refused by any provider."""
+        try:
+            turn = self._turns.turn(sequence)
+        except LookupError:
+            return True  # its delivery will say why it cannot be
+        assumed = {"status": 200} if turn.rule in PUSHES else {}
+        return accepts(msgspec.structs.replace(turn, metadata=assumed | turn.metadata))
 
     def _readable(self, sequence: int) -> Reading | None:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from sidestream.store.packing import Packer
-from sidestream.traces.conversation import BEGINNINGS, CHILDREN, Rule
+from sidestream.traces.conversation import BEGINNINGS, CHILDREN, PUSHES, Rule
 from sidestream.traces.model import Message, Origin, Turn
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Turns:
             id=identity,
             dataset=dataset,
             messages=[*(self.system(sequence) if rule in _WITH_SYSTEM else []), *self.said(sequence)],
-            metadata=self.facts(sequence) | self._changes(sequence),
+            metadata=self.facts(sequence) | ({"changed": changed} if (changed := self.changes(sequence)) else {}),
             trace=trace,
             number=self.number(sequence),
             rule=rule,
@@ -121,18 +121,32 @@ class Turns:
         except (IndexError, ValueError) as error:
             raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
 
-    def _changes(self, sequence: int) -> dict[str, Any]:
-        """Which of system prompt and tools are not those of the turn before; nothing where that cannot be told."""
+    def changes(self, sequence: int) -> list[str]:
+        """Which of ``system`` and ``tools`` are not those of the turn before; none where that cannot be told."""
+        if self._was_pushed(sequence):
+            changed = self.facts(sequence).get("changed")
+            return [name for name in ("system", "tools") if isinstance(changed, list) and name in changed]
         found = self._database.rows(
             "SELECT new.system IS NOT old.system, new.tools IS NOT old.tools FROM turns AS new"
             " JOIN turns AS old ON old.sequence = coalesce(new.retry_of, new.parent)"
             f" WHERE new.sequence = ? AND new.rule NOT IN ({_NOT_COMPARED}) AND length(old.facts) > 0",
             sequence,
         )
-        changed = (
-            [name for name, differs in zip(("system", "tools"), found[0], strict=True) if differs] if found else []
-        )
-        return {"changed": changed} if changed else {}
+        return [name for name, differs in zip(("system", "tools"), found[0], strict=True) if differs] if found else []
+
+    def begins(self, sequence: int) -> bool:
+        """Whether a run begins with this turn, and so with its system prompt. A branch shares it with what it left."""
+        found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", sequence)
+        return bool(found) and found[0][0] in _WITH_SYSTEM
+
+    def origin(self, trace: str) -> Origin | None:
+        """Where a trace left another one, or was called from."""
+        return self._beginning(trace)[1]
+
+    def _was_pushed(self, sequence: int) -> bool:
+        """Whether a turn was not captured here: then whoever pushed it knows what has changed."""
+        found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", sequence)
+        return bool(found) and found[0][0] in PUSHES
 
     def _beginning(self, trace: str) -> tuple[str, Origin | None]:
         """The title of a trace, and where it comes from."""

@@ -74,13 +74,19 @@ class Rule(enum.StrEnum):
     """The client's headers name the session, or the agent, that this one works for."""
     CHILD_OF_CALL = "child_of_call"
     """The first message is what a tool call passes on that is still open in another conversation."""
+    PUSHED = "pushed"
+    """It was not captured here, but pushed or imported as a trace of its own; `place` never says so."""
+    APPENDED = "appended"
+    """The same, put behind a trace that had been pushed."""
 
 
 ROOTS: Final = frozenset({Rule.FIRST, Rule.REPEATED})
 CHILDREN: Final = frozenset({Rule.CHILD_OF_SESSION, Rule.CHILD_OF_CALL})
-BEGINNINGS: Final = ROOTS | CHILDREN | {Rule.EXTENDS_EARLIER}
+BEGINNINGS: Final = ROOTS | CHILDREN | {Rule.EXTENDS_EARLIER, Rule.PUSHED}
 """The rules by which a trace begins; by the others a turn is added to one."""
 RETRIES: Final = frozenset({Rule.RETRY_ANNOUNCED, Rule.RETRY_INCOMPLETE})
+PUSHES: Final = frozenset({Rule.PUSHED, Rule.APPENDED})
+"""The rules of turns that were not captured here."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ a record, for the journal that it came from is deleted in reliance on this.
 from __future__ import annotations
 
 import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+RUNNING: Final = "running"
+"""The outcome of an exchange that has none yet: in what `Gathering.partial` gives, and never in a store."""
 _BEGIN, _RESPONSE = int(Kind.BEGIN), int(Kind.RESPONSE)  # compared per entry; several times faster than the members
+
+
+class Glimpse(NamedTuple):
+    """An exchange under way, from outside."""
+
+    begin: Begin
+    request_bytes: int
+    response_bytes: int
+    answering: bool
+    """Whether the response has begun."""
 
 
 class _Body:
@@ -36,9 +48,11 @@ class _Body:
         """With more than this in memory, it is time to move what there is of whole blocks."""
         self.lengths = array.array("Q")
         self.times = array.array("d")
+        self.size = 0
 
     def add(self, data: bytes, time: float) -> None:
         self._rest += data
+        self.size += len(data)
         self.lengths.append(len(data))
         self.times.append(time)
         if self._spool is not None and len(self._rest) > self._enough:
@@ -126,6 +140,21 @@ class Gathering:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._open)
+
+    def glimpses(self) -> list[Glimpse]:
+        """What is open, in order of beginnings."""
+        return [
+            Glimpse(each.begin, each.request.size, each.response.size, each.head is not None)
+            for each in self._open.values()
+        ]
+
+    def partial(self, identity: str) -> Record | None:
+        """What there is so far of an open exchange, by its id; it stays open. `SpoolError` as for `add`."""
+        for exchange in self._open.values():
+            if exchange.begin.id == identity:
+                end = msgspec.structs.replace(_cut(exchange), outcome=RUNNING, request_complete=True)
+                return exchange.record(end)
+        return None
 
     def add(self, entry: Entry) -> Record | None:
         """Take the next entry; the whole exchange, where this was its end. Entries without a beginning are passed over.

@@ -60,8 +60,17 @@ def refusal(error: GatewayError, provider: Provider, counters: Counters) -> web.
 class Gateway:
     """The aiohttp handler of every gateway route."""
 
-    def __init__(self, handler: Handler, *, providers: Mapping[str, Provider], live: Live, raw_bodies: bool) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        providers: Mapping[str, Provider],
+        live: Live,
+        raw_bodies: bool,
+        parse: Callable[[str, str, Mapping[str, Provider]], routes.Route] = routes.parse,
+    ) -> None:
         self._handler = handler
+        self._parse = parse
         self._providers = providers
         self._live = live
         self._raw_bodies = raw_bodies
@@ -73,7 +82,7 @@ class Gateway:
         prefix = resource.canonical.removesuffix("/{tail}") if resource is not None else ""
         try:
             routes.check(request, raw_bodies=self._raw_bodies)
-            route = routes.parse(request.raw_path, prefix, self._providers)
+            route = self._parse(request.raw_path, prefix, self._providers)
         except GatewayError as error:
             response = refusal(error, self._default, self._live.counters)
             response.force_close()

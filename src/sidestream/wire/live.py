@@ -56,9 +56,10 @@ class Counters:
 
 
 class Live:
-    """The exchanges and relays under way."""
+    """The exchanges and relays under way. Of those of a `quiet` one the log says nothing but at level debug."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._log = log.debug if quiet else log.info
         self.counters = Counters()
         self.closing = False
         """Whether the server is shutting down: then a cancellation is its doing and not the client's."""
@@ -89,7 +90,7 @@ class Live:
             self.counters.time_to_first_byte[provider].add(exchange.first_byte - exchange.started)
         if not self._exchanges:
             self._idle.set()
-        log.info(
+        self._log(
             "exchange_ended",
             exchange=exchange.id,
             dataset=exchange.dataset,
@@ -138,12 +139,17 @@ class Live:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        cut = list(self._relays.values())
-        for relay in cut:
-            relay.cancel()
+        cut = self.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._idle.wait()
+        return cut
+
+    def cancel(self) -> int:
+        """Cut every relay under way; how many."""
+        cut = list(self._relays.values())
+        for relay in cut:
+            relay.cancel()
         return len(cut)
 
     async def _sweep(self, interval: float) -> None:

@@ -1,0 +1,5 @@
+"""One browser for all tests that a worker runs."""
+
+from surfing import browser
+
+__all__ = ["browser"]

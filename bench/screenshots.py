@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 ROOT: Final = Path(__file__).parent.parent
+FOLDER: Final = ROOT / "build" / "screenshots"
+IMAGES: Final = ROOT / "docs" / "images"
 PAGES: Final = {
     "runs": "/",
     "run": "/runs/mend-1",
@@ -74,33 +76,32 @@ def _deliver(stage: Stage) -> None:
         stage.store.save([delivery])
 
 
-async def take(browser: Browser, url: str, folder: Path) -> None:
+async def take(browser: Browser, url: str) -> None:
     """Take all pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
     for look, options in LOOKS.items():
         async with looking(browser, **options) as sight:
             for name, path in PAGES.items():
                 await sight.page.goto(url + path)
-                await sight.page.screenshot(path=folder / f"{name}-{look}.png", full_page=True)
-                print(folder / f"{name}-{look}.png")
-    images = ROOT / "docs" / "images"
-    images.mkdir(exist_ok=True)
+                await sight.page.screenshot(path=FOLDER / f"{name}-{look}.png", full_page=True)
+                print(FOLDER / f"{name}-{look}.png")
     for name, look, file in README:
         async with looking(browser, **LOOKS[look]) as sight:
             await sight.page.goto(url + PAGES[name])
             await sight.page.evaluate(NO_GUTTER)
-            await sight.page.screenshot(path=images / file)
-            print(images / file)
+            await sight.page.screenshot(path=IMAGES / file)
+            print(IMAGES / file)
 
 
 async def main() -> int:
     if CHROMIUM is None:
         print("there is no Chromium here")
         return 1
+    for folder in (FOLDER, IMAGES):
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         async with exhibition(Path(name)) as url, async_playwright() as engine:
             browser = await engine.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-            await take(browser, url, ROOT / "build" / "screenshots")
+            await take(browser, url)
             await browser.close()
     return 0
 

@@ -132,7 +132,7 @@ class Scene:
             "output_tokens": 1,
         }
         self._cached = sent
-        message = {
+        message: Json = {
             "id": f"msg_{self.name}_{len(self.items)}",
             "type": "message",
             "role": "assistant",
@@ -167,7 +167,9 @@ def _mending(now: float, sinks: Sequence[str]) -> Scene:
     scene.call(
         user("test_log.py fails on CI, but passes here. Find out why, and mend it."),
         [
-            _thought("It passes locally and fails elsewhere: suspicious of time zones. I'll run it, and read the code."),
+            _thought(
+                "It passes locally and fails elsewhere: suspicious of time zones. I'll run it, and read the code."
+            ),
             text("Let me see it fail, and read what it tests."),
             tool_use("m1", "run", command="TZ=Asia/Tokyo pytest -q tests/test_log.py"),
             tool_use("m2", "read_file", path="src/log/parsing.py", lines=[12, 40]),
@@ -190,7 +192,9 @@ def _mending(now: float, sinks: Sequence[str]) -> Scene:
         [
             _thought("Only parsing.py has to change. What is without an offset was written by the old agent, in UTC."),
             text("Then one line is enough. What has no offset comes from the old agent, which wrote UTC."),
-            tool_use("m4", "edit_file", path="src/log/parsing.py", old="return Entry(at=stamp", new="at = aware(stamp)"),
+            tool_use(
+                "m4", "edit_file", path="src/log/parsing.py", old="return Entry(at=stamp", new="at = aware(stamp)"
+            ),
         ],
         6.3,
         wait=2.0,
@@ -286,6 +290,7 @@ def _thought(words: str) -> Json:
 
 def _block(index: int, block: Json) -> list[bytes]:
     """A block as it starts, is filled, and ends."""
+    empty: Json
     match block["type"]:
         case "thinking":
             empty, key, whole = {"thinking": "", "signature": ""}, "thinking", block["thinking"]

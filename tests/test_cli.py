@@ -60,7 +60,7 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands(flag: str) -> None:
     result = run(flag)
     assert result.exit_code == 0
-    upkeep = {"deliveries", "redeliver", "prune", "reprocess"}
+    upkeep = {"delete", "deliveries", "redeliver", "prune", "reprocess", "token"}
     carrying = {"export", "import", "keys"}
     looking = {"traces", "show", "search", "stats", "open", "tail"}
     shown = {"serve", "recorder", "check-config", "middlewares", "demo", *carrying, *looking, *upkeep}
@@ -99,7 +99,7 @@ def test_what_check_config_prints_is_a_configuration(file: Path) -> None:
     loaded = config.load(file)
     file.write_text(printed)
     assert config.load(file) == loaded
-    assert list(yaml.safe_load(printed)) == ["server", "recorder", "upstreams", "middlewares", "sinks"]
+    assert list(yaml.safe_load(printed)) == ["server", "recorder", "viewer", "upstreams", "middlewares", "sinks"]
 
 
 def test_check_config_masks_secrets(file: Path) -> None:
@@ -212,7 +212,7 @@ def test_middlewares_lists_everything_installed() -> None:
 
 def test_demo_ends_with_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("sidestream.demo.run")
-    vars(module)["main"] = lambda: 5
+    vars(module)["main"] = lambda **_: 5
     monkeypatch.setitem(sys.modules, "sidestream.demo.run", module)
     monkeypatch.setattr("sidestream.demo.run", module, raising=False)
     assert run("demo").exit_code == 5

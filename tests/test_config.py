@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidestream.config import Config, PluginSpec, Recorder, Retention, Server, Upstream, load, to_yaml
+from sidestream.config import Config, PluginSpec, Recorder, Retention, Server, Upstream, Viewer, load, to_yaml
 from sidestream.errors import ConfigError
 from sidestream.options import Duration, Secret, Size
 
@@ -27,7 +27,6 @@ def problems_of(source: Path | dict[str, Any], env: dict[str, str] | None = None
 
 
 def test_defaults() -> None:
-    jsonl = {"path": "~/.local/share/sidestream/traces.jsonl", "rotate": Size(100 << 20), "keep": 5}
     expected = Config(
         server=Server("127.0.0.1", 8005, "/api/v1/gateway", 1, Duration(0), Duration(15), Duration(900)),
         recorder=Recorder(
@@ -51,7 +50,7 @@ def test_defaults() -> None:
             PluginSpec("body_capture", {"limit": Size(32 << 20)}, "middlewares[2].body_capture"),
             PluginSpec("stream_tee", {"limit": Size(32 << 20)}, "middlewares[3].stream_tee"),
         ),
-        sinks=(PluginSpec("jsonl", jsonl, "sinks[0].jsonl"),),
+        sinks=(),
     )
     assert expected == DEFAULT
 
@@ -59,14 +58,25 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("env", "path"),
     [
-        ({"XDG_DATA_HOME": "/data/"}, "/data/sidestream/traces.jsonl"),
-        ({"XDG_DATA_HOME": ""}, "~/.local/share/sidestream/traces.jsonl"),
-        ({"XDG_DATA_HOME": "relative"}, "~/.local/share/sidestream/traces.jsonl"),
+        ({"XDG_DATA_HOME": "/data/"}, "/data/sidestream"),
+        ({"XDG_DATA_HOME": ""}, "~/.local/share/sidestream"),
+        ({"XDG_DATA_HOME": "relative"}, "~/.local/share/sidestream"),
     ],
 )
 def test_traces_go_where_xdg_says(env: dict[str, str], path: str) -> None:
-    config = load(None, env)
-    assert (path, path.removesuffix("/traces.jsonl")) == (config.sinks[0].options["path"], config.recorder.dir)
+    assert path == load(None, env).recorder.dir
+
+
+@pytest.mark.parametrize("token", ["short", "with a space in the middle", "0123456789abcde\u00e9f"])
+def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token: str) -> None:
+    expected = "viewer.token: expected at least 16 characters, printable ASCII without spaces"
+    assert [expected] == problems_of({"viewer": {"token": token}})
+
+
+@pytest.mark.parametrize("host", ["https://a.example", "a.example:80", "a b", ""])
+def test_a_host_name_of_the_viewer_has_no_scheme_and_no_port(host: str) -> None:
+    expected = "viewer.hosts: expected host names such as traces.example.com, without scheme and port"
+    assert [expected] == problems_of({"viewer": {"hosts": [host]}})
 
 
 def test_a_section_within_a_section_has_its_own_defaults() -> None:

@@ -71,8 +71,8 @@ def as_in_docs(option: OptionInfo) -> tuple[str, str, str]:
 
 
 def uncommented() -> str:
-    """The example with the Explorer switched on."""
-    head, mark, tail = EXAMPLE.read_text().partition("  # - explorer:")
+    """The example with both sinks switched on."""
+    head, mark, tail = EXAMPLE.read_text().partition("  # - jsonl:")
     return head + re.sub(r"^  # ", "  ", mark + tail, flags=re.MULTILINE)
 
 
@@ -83,7 +83,8 @@ def test_the_example_is_the_default(env: dict[str, str]) -> None:
 
 def test_the_example_says_every_option() -> None:
     """Nothing of the effective configuration is left to a default that the example does not show."""
-    assert names(config.to_yaml(config.load(None, {}))) == names(yaml.safe_load(EXAMPLE.read_text()))
+    said = yaml.safe_load(EXAMPLE.read_text())
+    assert names(config.to_yaml(config.load(None, {}))) == names(said | {"sinks": said["sinks"] or []})
 
 
 def names(said: Any) -> Any:
@@ -93,15 +94,17 @@ def names(said: Any) -> Any:
     return [names(value) for value in said] if isinstance(said, list) else None
 
 
-def test_the_examples_explorer_has_the_defaults() -> None:
-    said = yaml.safe_load(uncommented())["sinks"][1]["explorer"]
-    [explorer] = [plugin for plugin in OURS if plugin.name == "explorer"]
-    defaults = {option.name: option.default_text for option in explorer.options}
-    defaults |= {"url": "${INVARIANT_API_URL}", "api_key": "${INVARIANT_API_KEY:-}"}
+@pytest.mark.parametrize("name", ["jsonl", "explorer"])
+def test_the_examples_sinks_have_the_defaults(name: str) -> None:
+    (said,) = [sink[name] for sink in yaml.safe_load(uncommented())["sinks"] if name in sink]
+    (plugin,) = [plugin for plugin in OURS if plugin.name == name]
+    defaults = {option.name: option.default_text for option in plugin.options}
+    if name == "explorer":
+        defaults |= {"url": "${INVARIANT_API_URL}", "api_key": "${INVARIANT_API_KEY:-}"}
     assert defaults == {name: "null" if value is None else str(value) for name, value in said.items()}
 
 
-def test_the_examples_explorer_can_be_switched_on(tmp_path: Path) -> None:
+def test_the_examples_sinks_can_be_switched_on(tmp_path: Path) -> None:
     file = tmp_path / "sidestream.yaml"
     file.write_text(uncommented())
     sinks = config.load(file, {"INVARIANT_API_URL": "http://127.0.0.1"}).sinks

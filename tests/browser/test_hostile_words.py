@@ -60,7 +60,12 @@ def everything() -> dict[str, Any]:
 def exchanged(name: str, words: str) -> list[dict[str, Any]]:
     """A question, an answer that calls a tool, and its result."""
     call = {"type": "tool_use", "id": name, "name": words, "input": {words: [words, {words: words}]}}
-    result = {"type": "tool_result", "tool_use_id": name, "is_error": True, "content": [{"type": "text", "text": words}]}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": name,
+        "is_error": True,
+        "content": [{"type": "text", "text": words}],
+    }
     thought = {"type": "thinking", "thinking": words, "signature": words}
     return [
         {"role": "user", "content": words},
@@ -152,7 +157,7 @@ async def test_hostile_words_are_text_on_every_page_also_where_no_policy_stops_t
         await said(url)
         *refused, run = await stored(url)
         lists = ["/?everything=true&limit=200", "/overview", "/?q=script", "/deliveries", "/?q=evil*"]
-        paths = [*lists, f"/runs/{run}", f"/turns/{run}", *(f"/turns/{each}" for each in refused)]
+        paths = [*lists, f"/runs/{run}", f"/turns/{run}", *(f"/turns/{each}" for each in refused[::3])]
         async with looking(browser, bypass_csp=True) as unguarded, looking(browser) as guarded:
             texts = [await visit(unguarded, url + path) for path in paths]
             for path in (*lists, f"/runs/{run}", f"/turns/{run}", f"/runs/{refused[0]}"):
@@ -165,4 +170,3 @@ async def test_hostile_words_are_text_on_every_page_also_where_no_policy_stops_t
         assert ([], [(tmp_path / "run.html").as_uri()]) == (alone.wrong, alone.asked)
         assert [True] * 4 == ["<script>alert(1)</script>" in texts[place] for place in (0, 5, 6, -1)]
         assert [] == [each for each in unguarded.asked if each.endswith(("/x", "/a.css", "/x.png"))]
-

@@ -1,4 +1,4 @@
-"""What somebody sees who opens the viewer before the agent begins: a run as it happens, and what can be done with it."""
+"""What somebody sees who opens the viewer before the agent begins: a run as it happens; and what to do with it."""
 
 from __future__ import annotations
 
@@ -71,8 +71,6 @@ async def downloaded(page: Page, name: str, folder: Path) -> Path:
     file = await download.value
     await file.save_as(folder / file.suggested_filename)
     return folder / file.suggested_filename
-
-
 
 
 async def watched(sight: Sight, url: str, provider: Hesitant, agent: Agent) -> None:
@@ -149,5 +147,3 @@ async def by_keys(page: Page, url: str) -> None:
         await page.keyboard.press(key)
     await page.wait_for_url("**/turns/**")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Turn 2")
-
-

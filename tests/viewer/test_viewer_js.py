@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from conversing import Call, text, user
 from sidestream.store.rows import Item
 from stored import BEGAN
+from surfing import looking
 from viewing import Stage, staged, viewer
-
-playwright = pytest.importorskip("playwright.async_api")
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    from playwright.async_api import Browser, Page
+
 FOCUSED = "document.activeElement.closest('[data-item]')?.dataset.item ?? document.activeElement.tagName"
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here"),
-    pytest.mark.asyncio(loop_scope="module"),
-]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async with playwright.async_playwright() as engine:
-        browser = await engine.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        await browser.close()
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def said(name: str, words: str, begun: float) -> Item:
@@ -44,23 +30,17 @@ def said(name: str, words: str, begun: float) -> Item:
 
 
 @asynccontextmanager
-async def browsing(stage: Stage, browser: Any, **options: Any) -> AsyncIterator[tuple[str, Any]]:
+async def browsing(stage: Stage, browser: Browser, **options: Any) -> AsyncIterator[tuple[str, Page]]:
     """The viewer's address, and a page of a browser, on which nothing may go wrong."""
-    wrong: list[str] = []
-    async with viewer(stage) as url:
-        page = await browser.new_page(**options)
+    async with viewer(stage) as url, looking(browser, **options) as sight:
         try:
-            page.set_default_timeout(10_000)
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-            yield url, page
+            yield url, sight.page
         finally:
-            await page.close()
             stage.feed.close()
-    assert [] == wrong
+    assert [] == sight.wrong
 
 
-async def test_a_list_is_gone_through_by_keys_and_stays_up_to_date(tmp_path: Path, browser: Any) -> None:
+async def test_a_list_is_gone_through_by_keys_and_stays_up_to_date(tmp_path: Path, browser: Browser) -> None:
     items = [said("r1", "One", BEGAN), said("r2", "Two", BEGAN + 1)]
     async with staged(tmp_path, *items) as stage, browsing(stage, browser) as (url, page):
         await page.goto(url)
@@ -81,7 +61,7 @@ async def test_a_list_is_gone_through_by_keys_and_stays_up_to_date(tmp_path: Pat
         await page.wait_for_url("**/runs/r1")
 
 
-async def test_keys_are_told_and_can_be_switched_off(tmp_path: Path, browser: Any) -> None:
+async def test_keys_are_told_and_can_be_switched_off(tmp_path: Path, browser: Browser) -> None:
     async with staged(tmp_path, said("r1", "One", BEGAN)) as stage, browsing(stage, browser) as (url, page):
         await page.goto(url)
         await page.keyboard.press("?")
@@ -100,7 +80,7 @@ async def test_keys_are_told_and_can_be_switched_off(tmp_path: Path, browser: An
         await page.wait_for_url("**/overview")
 
 
-async def test_times_are_the_readers_own_and_no_page_is_wider_than_a_phone(tmp_path: Path, browser: Any) -> None:
+async def test_times_are_the_readers_own_and_no_page_is_wider_than_a_phone(tmp_path: Path, browser: Browser) -> None:
     phone = {"viewport": {"width": 360, "height": 640}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
     words = f"One {'unbroken' * 40}"
     async with (
@@ -113,4 +93,4 @@ async def test_times_are_the_readers_own_and_no_page_is_wider_than_a_phone(tmp_p
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         title = await page.locator("[data-item] time").get_attribute("title")
 
-    assert "21 September 2026 at 23:13:20" in title
+    assert "21 September 2026 at 23:13:20" in (title or "")

@@ -49,6 +49,7 @@ _TO_FLUSH = 1.0
 """Seconds that a recorder has beyond ``recorder.flush``."""
 _TO_RETIRE = 2.0
 """Seconds that old relays have to let go of the sockets, before a reload counts as finished."""
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what every interface is called, from here
 _UNCHANGEABLE = {
     "host": "server.host",
     "port": "server.port",
@@ -313,14 +314,17 @@ def _has_terminal() -> bool:
 
 
 def _say_ready(current: Plan, port: int) -> None:
-    host = f"[{current.host}]" if ":" in current.host else current.host
-    origin = f"http://{host}:{port}"
-    base = f"{origin}{current.prefix}"
+    base = f"http://{_in_url(current.host)}:{port}{current.prefix}"
+    here = _in_url(_WILDCARDS.get(current.host, current.host))
     with contextlib.suppress(OSError, ValueError):  # nobody has to read it
         print(f"sidestream is ready. Base URL for an SDK:  {base}/my-agent/anthropic", flush=True)  # noqa: T201
         if current.viewer:
-            print(f"What agents do is shown at:  {origin}/{_login(current)}", flush=True)  # noqa: T201
+            print(f"What agents do is shown at:  http://{here}:{port}/{_login(current)}", flush=True)  # noqa: T201
     log.info("gateway_started", base_url=base)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _login(current: Plan) -> str:

@@ -2,7 +2,7 @@
 """What happened in a span of time: numbers for charts. Reads only.
 
 Percentiles are exact: each is the value of some turn (by nearest rank), not an estimate. A span is cut into parts, and
-what was made of a part is kept in memory until a turn comes or goes there: most of what somebody looks at again is over.
+what was made of a part is kept in memory until a turn comes or goes there: most of what is looked at again is over.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _TURNS: Final = (
 )
 _MODELS: Final = ("SELECT model, count(*) FROM measures", "GROUP BY model ORDER BY min(started_at)")
 _CALLS: Final = ("SELECT tools, count(*) FROM measures", "AND tool_calls > 0 GROUP BY tools")
+_ANSWERS: Final = f"json_group_array({_SECONDS}) FILTER (WHERE seconds IS NOT NULL)"
 _RESULTS: Final = (
-    f"SELECT name, sum(failed), json_group_array({_SECONDS}) FILTER (WHERE seconds IS NOT NULL)"
-    " FROM measures CROSS JOIN tool_results USING (sequence)",
+    f"SELECT name, sum(failed), {_ANSWERS} FROM measures CROSS JOIN tool_results USING (sequence)",
     "GROUP BY name",
 )
 _CHANGES: Final = (

@@ -39,6 +39,9 @@ _APIS: Final = ("/ui/{tail:.+}", "/deliveries/{tail:.+}")
 _EXPLORERS: Final = tuple(f"/api/v1/{name}/{{tail:.+}}" for name in ("push", "trace", "user", "dataset", "policy"))
 _FOR_ALL: Final = ("/login", "/static/", "/api/")
 """What the relay lets through without a token; Explorer's API has keys of its own."""
+_NOBODY_THERE: Final = frozenset({"upstream_unreachable", "upstream_failed"})
+_STARTING: Final = """<!doctype html><html lang="en"><title>sidestream</title><meta name="color-scheme" content="light dark">
+<p>The recorder does not answer; it may be starting. This page looks again in a moment.</p></html>"""
 _LIMITS: Final = Limits(connect=2, first_byte=120, idle=60, write=30)
 _OURS: Final = "x-sidestream-"
 _MOST_LOGIN: Final = 4096
@@ -121,7 +124,7 @@ class Front:
         exchange = request[EXCHANGE]
         pushes = exchange.path.startswith("/api/")
         if standing is Standing.CLOSED and not exchange.path.startswith(_FOR_ALL):
-            if "text/html" in request.headers.get("Accept", "") and request.method == "GET":
+            if _is_page(request):
                 raise web.HTTPSeeOther(f"{self._base}/login", headers=PAGE_HEADERS)
             raise GatewayError(401, "token_needed", "this needs the viewer's token; `sidestream token` prints it")
         headers = exchange.request_headers
@@ -132,7 +135,15 @@ class Front:
             headers.popall("Authorization", None)
         headers[BASE_HEADER] = self._base
         headers[ACCESS_HEADER] = standing.value
-        return await handler(request)
+        try:
+            return await handler(request)
+        except GatewayError as error:
+            if error.code not in _NOBODY_THERE:
+                raise
+            if _is_page(request):
+                headers = {**PAGE_HEADERS, "Refresh": "1"}
+                return web.Response(status=503, text=_STARTING, content_type="text/html", headers=headers)
+            raise GatewayError(503, "recorder_unavailable", "the recorder does not answer; it may be starting") from None
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
         """Have a browser remember the token, if it is the right one; else the recorder has a page that asks for it."""
@@ -156,6 +167,10 @@ class Front:
                 samesite="Lax",
             )
         return answer
+
+
+def _is_page(request: web.Request) -> bool:
+    return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
 
 
 def _route(base: str, target: str, _prefix: str, _providers: Mapping[str, Provider]) -> Route:

@@ -56,10 +56,10 @@ class Counters:
 
 
 class Live:
-    """The exchanges and relays under way. Of those of a `quiet` one the log says nothing but at level debug."""
+    """The exchanges and relays under way. The log says nothing of those of a `quiet` one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._log = log.debug if quiet else log.info
+        self._quiet = quiet
         self.counters = Counters()
         self.closing = False
         """Whether the server is shutting down: then a cancellation is its doing and not the client's."""
@@ -90,7 +90,9 @@ class Live:
             self.counters.time_to_first_byte[provider].add(exchange.first_byte - exchange.started)
         if not self._exchanges:
             self._idle.set()
-        self._log(
+        if self._quiet:
+            return
+        log.info(
             "exchange_ended",
             exchange=exchange.id,
             dataset=exchange.dataset,

@@ -148,6 +148,16 @@ async def _walked(session: aiohttp.ClientSession) -> tuple[str, list[dict[str, A
     return places[_DEEP], runs
 
 
+async def _ready(session: aiohttp.ClientSession) -> None:
+    """Wait for the recorder, which starts beside the relay."""
+    async with asyncio.timeout(60):
+        while True:
+            async with session.get("/ui/api/datasets") as reply:
+                if reply.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 async def asked(session: aiohttp.ClientSession, case: Case, times: int) -> Found:
     """Ask for it so often."""
     took, size = [], 0
@@ -204,6 +214,7 @@ async def main() -> int:
         async with GatewayProcess(folder, "http://127.0.0.1:9") as gateway:
             origin = gateway.url.partition("/api/")[0]
             async with aiohttp.ClientSession(origin) as session:
+                await _ready(session)
                 wanted = [case for case in await cases(session) if all(word in case.name for word in sys.argv[1:])]
                 size = kept.stat().st_size / 1e6
                 print(f"{machine()}\n{many_turns.TURNS:,} turns, {size:,.0f} MB; {TIMES} times each\n")

@@ -6,6 +6,7 @@ they fail, so that nobody takes a machine without a browser for one on which all
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright
@@ -70,10 +72,16 @@ class Sight:
             self.asked.append(request.url)
 
 
-def origin(url: str) -> str:
-    """Scheme, host and port of an address."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+async def awake(gateway: str) -> str:
+    """The origin of a gateway's address, once its recorder answers, too: a relay is ready before that."""
+    parts = urlsplit(gateway)
+    url = f"{parts.scheme}://{parts.netloc}"
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{url}/login", allow_redirects=False) as response:
+                if response.status != 503:
+                    return url
+            await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

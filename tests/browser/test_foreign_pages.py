@@ -15,7 +15,7 @@ from gateway_process import GatewayProcess
 from rawhttp import KEYS, exchange, post
 from sidestream.testing import ScriptedUpstream, running
 from sidestream.testing.upstream import response
-from surfing import looking, origin
+from surfing import awake, looking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,7 +110,7 @@ async def test_a_foreign_page_and_a_foreign_name_can_neither_read_nor_change_any
     tmp_path: Path, browser: Browser
 ) -> None:
     async with gateway(tmp_path) as (process, explorer), looking(browser) as sight:
-        url, page = origin(process.url), sight.page
+        url, page = await awake(process.url), sight.page
         run = await the_run(url)
         async with elsewhere(url, run) as site:
             for foreign in (site, site.replace("127.0.0.1", "evil.example")):  # another port here, and another host
@@ -131,7 +131,7 @@ async def test_a_foreign_page_and_a_foreign_name_can_neither_read_nor_change_any
 
 async def test_the_forms_of_its_own_pages_work(tmp_path: Path, browser: Browser) -> None:
     async with gateway(tmp_path) as (process, explorer), looking(browser) as sight:
-        url, page = origin(process.url), sight.page
+        url, page = await awake(process.url), sight.page
         run = await the_run(url)
         await page.goto(f"{url}/deliveries")
         await page.get_by_role("button", name="Redeliver all dead").click()
@@ -149,7 +149,7 @@ async def test_with_a_token_nothing_is_shown_without_it_and_everything_with_it(
 ) -> None:
     access = {"access": "token", "token": TOKEN}
     async with gateway(tmp_path, viewer=access) as (process, _), looking(browser) as sight:
-        url, page = origin(process.url), sight.page
+        url, page = await awake(process.url), sight.page
         run = await the_run(url)
         for path in ("/", "/overview", "/deliveries", f"/runs/{run}", f"/turns/{run}"):
             await page.goto(url + path)

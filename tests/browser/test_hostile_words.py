@@ -14,7 +14,7 @@ from hostile import HOSTILE
 from sidestream.testing import ScriptedUpstream
 from sidestream.testing.gateway import PREFIX
 from sidestream.testing.upstream import response
-from surfing import looking, origin
+from surfing import awake, looking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,7 +153,7 @@ async def test_hostile_words_are_text_on_every_page_also_where_no_policy_stops_t
         ScriptedUpstream(refusing) as explorer,
         GatewayProcess(tmp_path, upstream.url, sinks=[{"explorer": {"url": explorer.url}}]) as gateway,
     ):
-        url = origin(gateway.url)
+        url = await awake(gateway.url)
         await said(url)
         *refused, run = await stored(url)
         lists = ["/?everything=true&limit=200", "/overview", "/?q=script", "/deliveries", "/?q=evil*"]

@@ -18,7 +18,7 @@ from sidestream.demo.story import ANSWERS
 from sidestream.testing import ScriptedUpstream
 from sidestream.testing.gateway import PREFIX
 from sidestream.testing.upstream import STREAM_HEAD, chunk
-from surfing import looking, origin
+from surfing import awake, looking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,7 @@ async def test_a_run_is_watched_while_it_happens_then_searched_read_taken_away_a
         GatewayProcess(tmp_path, upstream.url) as gateway,
         looking(browser) as sight,
     ):
-        url, page = origin(gateway.url), sight.page
+        url, page = await awake(gateway.url), sight.page
         agent = Agent(f"{url}{PREFIX}/moss-garden/anthropic", KEY, Screen(io.StringIO(), width=80, styled=False))
         await watched(sight, url, provider, agent)
         run = page.url

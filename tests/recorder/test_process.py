@@ -70,6 +70,12 @@ async def test_it_records_until_a_signal_ends_it(tmp_path: Path) -> None:
     assert {"recorder"} == {entry["process"] for entry in log}
 
 
+async def test_it_lets_others_go_first(tmp_path: Path) -> None:
+    async with recorder(tmp_path) as process:
+        await eventually(Directory(tmp_path / "data").socket.is_socket, 20)
+        assert os.getpriority(os.PRIO_PROCESS, 0) < os.getpriority(os.PRIO_PROCESS, process.pid)
+
+
 async def test_it_can_be_ended_while_another_one_records(tmp_path: Path) -> None:
     lock = Directory(tmp_path / "data").lock()
     assert lock is not None

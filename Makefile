@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos growth bench lint types contracts check screenshots format clean
+.PHONY: help demo serve test browser chaos growth bench lint types contracts check screenshots format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -26,8 +26,11 @@ demo: $(VENV)/.run  ## an agent run through the gateway, and in its viewer until
 serve: $(VENV)/.run  ## run the gateway with its defaults
 	@$(BIN)/sidestream serve
 
-test: $(VENV)/.dev  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+test: $(VENV)/.dev  ## run the tests, but for those in a browser
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/browser
+
+browser: $(VENV)/.dev  ## run the tests in a browser: Chromium, if it is installed
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/browser
 
 chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables
 	@PYTHONPATH=tests $(BIN)/python -m chaos
@@ -36,7 +39,7 @@ growth: $(VENV)/.dev  ## what a run of 200 turns costs to store and to push; hal
 	@PYTHONPATH=tests $(BIN)/python bench/growth.py
 
 bench: $(VENV)/.dev  ## how long the viewer takes with 100,000 turns; ten minutes at first, then five, prints a table
-	@PYTHONPATH=tests $(BIN)/python bench/viewing.py
+	@PYTHONPATH=tests $(BIN)/python bench/pages.py
 
 lint: $(VENV)/.dev  ## style and formatting
 	@$(BIN)/ruff check .
@@ -48,10 +51,10 @@ types: $(VENV)/.dev  ## static types
 contracts: $(VENV)/.dev  ## imports point downward only
 	@$(BIN)/lint-imports
 
-check: lint types contracts test  ## what CI runs: lint, types, contracts, test
+check: lint types contracts test browser  ## what CI runs: all of these
 
 screenshots: $(VENV)/.dev  ## pictures of the viewer into build/screenshots and docs/images; needs a Chromium
-	@PYTHONPATH=tests $(BIN)/python -P bench/screenshots.py
+	@PYTHONPATH=tests $(BIN)/python bench/screenshots.py
 
 format: $(VENV)/.dev  ## format the code
 	@$(BIN)/ruff format .

@@ -78,7 +78,7 @@ async def awake(gateway: str) -> str:
     url = f"{parts.scheme}://{parts.netloc}"
     async with asyncio.timeout(30), aiohttp.ClientSession() as session:
         while True:
-            async with session.get(f"{url}/login", allow_redirects=False) as response:
+            async with session.get(f"{url}/static/style.css") as response:
                 if response.status != 503:
                     return url
             await asyncio.sleep(0.05)

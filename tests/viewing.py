@@ -70,7 +70,7 @@ class Stage:
         return self.store.redeliver(states=states, sink=sink, dataset=dataset, exchange=exchange).count
 
     async def deliver(self, run: str, sink: str) -> int:
-        return self.store.deliver(run, sink).count
+        return self.store.deliver(self.store.undelivered(run, sink), sink).count
 
     async def delete(self, *, run: str | None = None, dataset: str | None = None) -> int:
         raise NotImplementedError

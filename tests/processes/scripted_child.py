@@ -24,6 +24,7 @@ PLAN = {
     "workers": 1,
     "mode": "process",
     "directory": "/d",
+    "viewer": "",
     "notice": 0.0,
     "drain": 0.2,
     "flush": 0.2,

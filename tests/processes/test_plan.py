@@ -19,6 +19,7 @@ PLAN = Plan(
     workers=2,
     mode="process",
     directory="/d",
+    viewer="open",
     notice=0.5,
     drain=15.0,
     flush=5.0,

@@ -270,6 +270,20 @@ async def test_a_reload_takes_effect_and_a_stream_of_before_it_finishes(
         assert 0 == (await running.end(signal.SIGTERM))[0]
 
 
+async def test_a_page_that_is_left_open_keeps_no_relay_after_a_reload(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    recorder = {"dir": str(tmp_path / "data"), "flush": "300ms"}
+    async with serving(tmp_path, upstream.url, recorder=recorder) as running, connect(running.url) as page:
+        await running.until("recorder_started")
+        await page.send(b"GET /ui/api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"text/event-stream" in await page.until(b"retry: ")
+        await running.reload(server={"drain": "10s"})
+        await page.closed()
+        await running.until("process_ended", kind="relay")
+        assert 0 == (await running.end(signal.SIGTERM))[0]
+
+
 async def test_reloads_under_load_fail_no_request(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Clients that keep their connections, as long as the gateway does, and open new ones."""
     upstream.script = ok

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +48,12 @@ async def test_calls_arrive_with_their_own_keys(upstream: ScriptedUpstream, tmp_
             numbers = (await health(url))["recorder"]
             assert (3, 3, 1) == (numbers["received"], numbers["understood"], numbers["gauges"]["keys"])
     assert (mode == "thread") == (tmp_path / "data").exists()
+
+
+def test_a_relay_whose_recorder_is_elsewhere_loads_nothing_of_it() -> None:
+    code = "import sys, sidestream.processes.relay; print(*{'jinja2', 'markdown_it', 'sqlite3'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert "" == done.stdout.strip()
 
 
 async def test_an_external_recorder_gets_exchanges_and_keys(upstream: ScriptedUpstream, tmp_path: Path) -> None:

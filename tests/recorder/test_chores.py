@@ -16,7 +16,7 @@ from sidestream.store.rows import Item, Lane, State
 from sidestream.store.shelf import Shelf
 from sidestream.testing import ListSink
 from sidestream.traces.model import Unit
-from stored import a_record, an_item, moved
+from stored import a_record, a_run, an_item, moved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,6 +74,28 @@ async def test_with_redeliver_the_result_goes_to_every_sink_that_accepts_it(shel
     woken: list[tuple[str, Lane]] = []
     await reprocessed(shelf, ListSink(), redeliver=True, wake=lambda *lane: woken.append(lane))
     assert ([("x1", "pending"), ("x2", "pending")], [("listsink", Lane("", "demo"))]) == (await states(shelf), woken)
+
+
+async def test_a_run_is_delivered_in_steps_but_for_what_has_arrived_or_is_on_its_way(shelf: Shelf) -> None:
+    await fill(shelf, *a_run("r", 12), *a_run("other", 2))
+    run = await shelf.call(shelf.store.deliver, [1, 2], "listsink")
+    rows = await shelf.call(shelf.store.deliveries)
+    await shelf.call(moved, shelf.store, rows[0], State.DELIVERED)
+    woken: list[tuple[str, Lane]] = []
+    count = await chores.deliver(shelf, "r-0", ListSink(), lambda *lane: woken.append(lane))
+    assert (2, 10) == (run.count, count)
+    assert {("listsink", Lane("", "demo"))} == set(woken)
+    assert 12 == len(await states(shelf))
+    assert 0 == await chores.deliver(shelf, "r-0", ListSink(), lambda *_lane: None)
+    with pytest.raises(LookupError):
+        await chores.deliver(shelf, "nobody's", ListSink(), lambda *_lane: None)
+
+
+async def test_what_is_removed_while_a_run_is_delivered_is_passed_over(shelf: Shelf) -> None:
+    await fill(shelf, *a_run("r", 3))
+    turns = await shelf.call(shelf.store.undelivered, "r-0", "listsink")
+    await chores.delete(shelf, run="r-0", quietly=True)
+    assert 0 == (await shelf.call(shelf.store.deliver, turns, "listsink")).count
 
 
 async def test_only_one_dataset_or_only_what_is_young(shelf: Shelf) -> None:

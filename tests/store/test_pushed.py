@@ -199,14 +199,14 @@ def test_a_run_is_delivered_with_all_that_belongs_to_it_but_what_was(store: Stor
     delivered, dead = store.deliveries()[::-1]
     delivered.state, dead.state = State.DELIVERED, State.DEAD
     store.save([delivered, dead])
-    redelivered = store.deliver(trunk[0].id, "explorer")
+    redelivered = store.deliver(store.undelivered(trunk[0].id, "explorer"), "explorer")
     assert (3, [("explorer", Lane("", "demo"))]) == (redelivered.count, redelivered.lanes)
     states = {delivery.exchange: delivery.state for delivery in store.deliveries()}
     pending = dict.fromkeys(["a2", "a3", "b1"], State.PENDING)
     assert {"a1": State.DELIVERED, **pending} == states
-    assert 0 == store.deliver(trunk[0].id, "explorer").count
+    assert [] == store.undelivered(trunk[0].id, "explorer")
     with pytest.raises(LookupError):
-        store.deliver("nowhere", "explorer")
+        store.undelivered("nowhere", "explorer")
 
 
 def test_a_sink_is_asked_which_turns_it_wants(store: Store) -> None:
@@ -218,8 +218,8 @@ def test_a_sink_is_asked_which_turns_it_wants(store: Store) -> None:
     def accepts(turn: Any) -> bool:
         return bool(turn.metadata.get("status") == 200)
 
-    assert 1 == store.deliver(good, "explorer", accepts).count
-    assert 0 == store.deliver("f", "explorer", accepts).count
+    assert 1 == store.deliver(store.undelivered(good, "explorer"), "explorer", accepts).count
+    assert 0 == store.deliver(store.undelivered("f", "explorer"), "explorer", accepts).count
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,6 @@ def test_what_was_pushed_can_be_delivered_in_any_unit(store: Store, unit: Unit, 
     """In `Unit.TRACE` nothing has been told before the second turn, so it brings the first one along."""
     name = store.push("d", [SYSTEM, *HELLO], {})
     store.push("d", MORE, {}, trace=name)
-    store.deliver(name, "sink")
+    store.deliver(store.undelivered(name, "sink"), "sink")
     told = [[m["content"] for m in store.turn(row, unit).messages] for row in store.deliveries()[::-1]]
     assert [["Be brief.", "Hello", "Hi"], second] == told

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from sidestream import logs
-from sidestream.app import create_app
+from sidestream.app import FRONT, create_app
 from sidestream.operations import LIVE
 from sidestream.processes.checking import for_relay
 from sidestream.server import open_doors
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sidestream.config import Config
     from sidestream.processes.control import Control
     from sidestream.server import Doors
+    from sidestream.viewer.front import Front
     from sidestream.wire.live import Live
 
 _LAST_LINES = 1.0
@@ -53,7 +54,7 @@ async def _relay(config: Config, control: Control, sockets: Sequence[socket.sock
     async with control.attached(), open_doors(app, sockets) as doors:
         control.ready()
         telling = spawn(_tell(control, app[LIVE]), name="not ready")
-        await _until_told(control, doors, float(config.server.reload_drain))
+        await _until_told(control, doors, app.get(FRONT), float(config.server.reload_drain))
         telling.cancel()
 
 
@@ -63,11 +64,13 @@ async def _tell(control: Control, live: Live) -> None:
     live.ready = False
 
 
-async def _until_told(control: Control, doors: Doors, reload_drain: float) -> None:
+async def _until_told(control: Control, doors: Doors, viewer: Front | None, reload_drain: float) -> None:
     await _first(control.stopping.wait(), control.retiring.wait())
     if not control.stopping.is_set():
         doors.retire()
         control.retired()
+        if viewer is not None:  # a page that somebody leaves open would keep this process for nothing
+            viewer.end_streams()
         await _first(control.stopping.wait(), doors.empty.wait(), seconds=reload_drain)
 
 

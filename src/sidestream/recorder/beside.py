@@ -7,6 +7,8 @@ mode          exchanges go through     the recorder is
 ``thread``    a journal of this relay  a thread here, unless the directory has a recorder
 ``none``      memory                   here, on the relay's own event loop
 ============  =======================  ====================================================
+
+A relay whose recorder is another process does not load what that is made of: store, sinks and viewer are most of both.
 """
 
 from __future__ import annotations
@@ -21,12 +23,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from sidestream.recorder.link import Link
-from sidestream.recorder.memory import Memory
-from sidestream.recorder.plane import Plane
-from sidestream.recorder.program import RecorderThread
 from sidestream.store.directory import Directory
 from sidestream.store.journal import Journal
-from sidestream.store.shelf import Shelf
 from sidestream.traces.keys import Keys
 
 if TYPE_CHECKING:
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
 
     from sidestream.config import Config
     from sidestream.options import Secret
+    from sidestream.recorder.plane import Plane
+    from sidestream.recorder.program import RecorderThread
     from sidestream.sinks.base import Sink
     from sidestream.traces.entries import Intake
 
@@ -62,6 +62,10 @@ def beside(config: Config, sinks: Sequence[Sink]) -> contextlib.AbstractAsyncCon
 
 @contextlib.asynccontextmanager
 async def _in_memory(config: Config, sinks: Sequence[Sink]) -> AsyncIterator[Beside]:
+    from sidestream.recorder.memory import Memory  # noqa: PLC0415  # the other modes do without
+    from sidestream.recorder.plane import Plane  # noqa: PLC0415  # likewise
+    from sidestream.store.shelf import Shelf  # noqa: PLC0415  # likewise
+
     arrived = asyncio.Event()
     memory = Memory(config.recorder.memory, arrived)
     heard: list[Plane] = []
@@ -92,6 +96,12 @@ async def _in_memory(config: Config, sinks: Sequence[Sink]) -> AsyncIterator[Bes
             log.error("traces_lost", count=lost, reason="shutdown")
 
 
+def _thread(config: Config) -> RecorderThread:
+    from sidestream.recorder.program import RecorderThread  # noqa: PLC0415  # the other modes do without
+
+    return RecorderThread(config)
+
+
 def _segment(disk: int, workers: int) -> int:
     """Bytes of a segment: few enough that one per relay, which is read but still written to, does not fill the disk."""
     return max(_SMALLEST_SEGMENT, min(_LARGEST_SEGMENT, disk // (16 * workers)))
@@ -115,7 +125,7 @@ async def _journaled(config: Config) -> AsyncIterator[Beside]:
         min_free=recorder.min_free,
         segment=_segment(recorder.disk, config.server.workers),
     )
-    thread = RecorderThread(config) if recorder.mode == "thread" else None
+    thread = _thread(config) if recorder.mode == "thread" else None
     journal.start()
     link.start()
     if thread:

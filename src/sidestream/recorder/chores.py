@@ -83,6 +83,22 @@ async def delete(shelf: Shelf, *, run: str | None = None, dataset: str | None = 
     return turns
 
 
+async def deliver(shelf: Shelf, run: str, sink: Sink, wake: Callable[[str, Lane], None]) -> int:
+    """Have a run, its branches and children delivered to a sink, in small steps: what was not yet, or was given up.
+
+    How many turns; `wake` is told the lanes that they are in. `LookupError` if there is no such run.
+    """
+    pace, count = Pace(10, _MOST_AT_ONCE), 0
+    turns = await shelf.call(shelf.store.undelivered, run, sink.name)
+    while turns:
+        step, turns = turns[: pace.amount], turns[pace.amount :]
+        delivered = await shelf.call(pace.measured, shelf.store.deliver, step, sink.name, sink.accepts)
+        count += delivered.count
+        for name, lane in delivered.lanes:
+            wake(name, lane)
+    return count
+
+
 async def reprocess(
     shelf: Shelf,
     providers: Mapping[str, Provider],

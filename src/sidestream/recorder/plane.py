@@ -120,6 +120,8 @@ class Plane:
         try:
             if self._clearing:
                 await self._clearing.clear()
+            if self._desk:
+                await self._desk.close()  # first: only the last to close empties SQLite's log, and readers cannot
             await self.shelf.close()
         except SidestreamError as error:
             log.warning("store_not_closed", error=type(error).__name__, where=where(error))

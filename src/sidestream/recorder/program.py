@@ -63,7 +63,6 @@ async def run(config: Config, stopping: asyncio.Event, started: Callable[[Plane]
         arrived, keys = asyncio.Event(), Keys(fingerprint_key)
         async with contextlib.AsyncExitStack() as stack:
             desk = Desk(directory.store)
-            stack.push_async_callback(desk.close)
             retention = _kept(config.recorder)
             plane = Plane(journals, shelf, sinks, keys=keys, retention=retention, arrived=arrived, desk=desk)
             stage = Stage(plane, desk, directory.path)

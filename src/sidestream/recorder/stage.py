@@ -62,7 +62,7 @@ class Stage:
         found = [each for each in self._plane.sinks if each.name == sink]
         if not found:
             raise LookupError(sink)
-        return self._woken(await self._plane.shelf.call(self._plane.shelf.store.deliver, run, sink, found[0].accepts))
+        return await chores.deliver(self._plane.shelf, run, found[0], self._plane.wake)
 
     async def delete(self, *, run: str | None = None, dataset: str | None = None) -> int:
         """Remove a run or a dataset, and tell those who look at it."""

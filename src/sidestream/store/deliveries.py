@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sidestream.providers.jsons import clean_text
 from sidestream.store.rows import Delivery, Lane, Redelivered, State
 
@@ -56,10 +58,13 @@ _FAMILY = """
         SELECT ? UNION
         SELECT below.trace FROM family CROSS JOIN turns AS above ON above.trace = member
             CROSS JOIN turns AS below ON below.parent = above.sequence
-    ) SELECT turns.sequence, fingerprint, dataset FROM family
-        CROSS JOIN turns ON turns.trace = member JOIN exchanges USING (sequence)
+    ) SELECT turns.sequence FROM family CROSS JOIN turns ON turns.trace = member
 """
-"""A run, its branches and its children, and theirs."""
+"""The turns of a run, its branches and its children, and theirs."""
+_UNDELIVERED = (
+    "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.sequence = turns.sequence AND sink = ?"
+    f" AND (state = 'delivered' OR {_OPEN})) ORDER BY turns.sequence"
+)
 
 
 class Deliveries:
@@ -107,17 +112,22 @@ class Deliveries:
             [(sequence, sink, *lane) for sink in sinks],
         )
 
-    def undelivered(self, run: str, sink: str) -> list[tuple[int, Lane]]:
+    def undelivered(self, run: str, sink: str) -> list[int]:
         """The turns of a run, its branches and its children that are neither delivered to a sink, nor on their way.
 
         `LookupError` if there is no such run.
         """
         if not self._database.rows("SELECT 1 FROM turns WHERE trace = ? LIMIT 1", clean_text(run)):
             raise LookupError("there is no such run")
+        found = self._database.rows(f"{_FAMILY} WHERE {_UNDELIVERED}", clean_text(run), sink)
+        return [sequence for (sequence,) in found]
+
+    def still_undelivered(self, sequences: Sequence[int], sink: str) -> list[tuple[int, Lane]]:
+        """Those of these turns of which that is true now, with their lanes."""
         found = self._database.rows(
-            f"{_FAMILY} WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE sequence = turns.sequence AND sink = ?"
-            f" AND (state = 'delivered' OR {_OPEN})) ORDER BY turns.sequence",
-            clean_text(run),
+            "SELECT turns.sequence, fingerprint, dataset FROM turns JOIN exchanges USING (sequence)"
+            f" WHERE turns.sequence IN (SELECT value FROM json_each(?)) AND {_UNDELIVERED}",
+            msgspec.json.encode(sequences).decode(),
             sink,
         )
         return [(sequence, Lane(fingerprint, dataset)) for sequence, fingerprint, dataset in found]

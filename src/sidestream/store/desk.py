@@ -10,6 +10,7 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from sidestream.store.faults import StoreUnavailable
 from sidestream.store.library import Library
 
 if TYPE_CHECKING:
@@ -26,15 +27,21 @@ class Desk:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._library: Library | None = None
+        self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidestream library")
 
     async def look(self, what: Callable[Concatenate[Library, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something with the library; `SidestreamError` if there is none, besides what the call raises."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         call = functools.partial(self._look, what, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def close(self) -> None:
-        """Close the library, and end the thread."""
+        """Close the library, and end the thread; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 

@@ -259,12 +259,22 @@ class Store:
         """
         return self._deliveries.redeliver(states=states, sink=sink, dataset=dataset, exchange=exchange)
 
-    def deliver(self, run: str, sink: str, accepts: Callable[[Turn], bool] = lambda _turn: True) -> Redelivered:
-        """Have a run, with its branches and children, delivered to a sink: what was not yet, or was given up or parked.
+    def undelivered(self, run: str, sink: str) -> list[int]:
+        """The turns of a run, its branches and children that are not on their way to a sink: not yet, or not any more.
 
-        `accepts` is the sink's word on each turn, of which it is shown what that added. `LookupError` for no such run.
+        Those that were delivered are not among them. `LookupError` for no such run.
         """
-        wanted = [each for each in self._deliveries.undelivered(run, sink) if self._is_wanted(each[0], accepts)]
+        return self._deliveries.undelivered(run, sink)
+
+    def deliver(
+        self, turns: Sequence[int], sink: str, accepts: Callable[[Turn], bool] = lambda _turn: True
+    ) -> Redelivered:
+        """Have turns delivered to a sink, as far as they are `undelivered`.
+
+        `accepts` is the sink's word on each turn, of which it is shown what that added.
+        """
+        found = self._deliveries.still_undelivered(turns, sink)
+        wanted = [each for each in found if self._is_wanted(each[0], accepts)]
         with self._database.transaction():
             for sequence, lane in wanted:
                 self._deliveries.add(sequence, lane, [sink])

@@ -100,7 +100,7 @@ def _refuse_foreign_pages(request: web.Request, host: str) -> None:
     """Refuse what a page of another site has a browser ask for. Only to come here by a link is everybody's right."""
     headers = request.headers
     origin = headers.get("Origin")
-    if origin is not None and origin.lower().partition("://")[2] != host:
+    if origin is not None and (not host or origin.lower().partition("://")[2] != host):
         raise GatewayError(403, "foreign_origin", "another site's page must not ask this")
     site = headers.get("Sec-Fetch-Site", "none").lower()
     by_link = (

@@ -23,6 +23,7 @@ from sidestream.viewer.queries import filter_from, flag_from, number_from, page_
 
 if TYPE_CHECKING:
     from sidestream.store.rows import Delivery
+    from sidestream.store.shapes import TurnMessages
     from sidestream.traces.record import Record
 
 _DAY: Final = 86400.0
@@ -71,9 +72,7 @@ async def _delete_run(request: web.Request) -> web.Response:
 @routes.get("/ui/api/runs/{run}/messages")
 async def _messages(request: web.Request) -> web.Response:
     first, count = number_from(request, "first", 1) or 1, number_from(request, "count", 1, _MOST_TURNS) or 100
-    return _json(
-        await request.app[BACKSTAGE].look(Library.messages, request.match_info["run"], first=first, count=count)
-    )
+    return _json(await request.app[BACKSTAGE].look(_said, request.match_info["run"], first, count))
 
 
 @routes.post("/ui/api/runs/{run}/deliver")
@@ -152,18 +151,27 @@ async def _redeliver(request: web.Request) -> web.Response:
     return _counted("deliveries", count)
 
 
+def _said(library: Library, run: str, first: int, count: int) -> list[TurnMessages]:
+    """What turns of a run added; none beyond its end, and `LookupError` where there is no such run."""
+    said = library.messages(run, first=first, count=count)
+    if not said:
+        library.summary(run)
+    return said
+
+
 def _captured(library: Library, turn: str) -> ExchangeRecord:
     return _shown(library.record(turn))
 
 
 def _shown(record: Record) -> ExchangeRecord:
-    bodies = {}
+    bodies, cut = {}, {}
     for name, chunks, headers in (
         ("request", record.request_chunks, record.request_headers),
         ("response", record.response_chunks, record.response_headers),
     ):
         body = decode(b"".join(chunks), headers.get("content-encoding", ""), limit=_LONGEST_BODY)
         bodies[name] = body.data.decode("utf-8", "replace")
+        cut[name] = body.problem == "too_large"
     return ExchangeRecord(
         id=record.id,
         dataset=record.dataset,
@@ -172,11 +180,11 @@ def _shown(record: Record) -> ExchangeRecord:
         path=record.path,
         request_headers=record.request_headers,
         request=bodies["request"],
-        request_truncated=record.request_truncated,
+        request_truncated=record.request_truncated or cut["request"],
         status=record.status,
         response_headers=record.response_headers,
         response=bodies["response"],
-        response_truncated=record.response_truncated,
+        response_truncated=record.response_truncated or cut["response"],
         chunk_sizes=[len(chunk) for chunk in record.response_chunks],
         chunk_times=list(record.response_times),
         outcome=record.outcome,

@@ -141,9 +141,11 @@ class Front:
             if error.code not in _NOBODY_THERE:
                 raise
             if _is_page(request):
-                headers = {**PAGE_HEADERS, "Refresh": "1"}
-                return web.Response(status=503, text=_STARTING, content_type="text/html", headers=headers)
-            raise GatewayError(503, "recorder_unavailable", "the recorder does not answer; it may be starting") from None
+                again = {**PAGE_HEADERS, "Refresh": "1"}
+                return web.Response(status=503, text=_STARTING, content_type="text/html", headers=again)
+            raise GatewayError(
+                503, "recorder_unavailable", "the recorder does not answer; it may be starting"
+            ) from None
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
         """Have a browser remember the token, if it is the right one; else the recorder has a page that asks for it."""

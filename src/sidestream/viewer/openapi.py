@@ -64,6 +64,7 @@ _DELIVERIES: Final = (
     _Parameter("sink", _TEXT, "Only to this sink."),
     _FILTERS[0],
 )
+_OLDER: Final = _Parameter("before", {"type": "integer", "minimum": 0}, "Only older ones than that with this id.")
 _COUNTED: Final = dict[str, int]
 
 OPERATIONS: Final = (
@@ -106,7 +107,9 @@ OPERATIONS: Final = (
         Overview,
         (*_SPAN, _Parameter("buckets", {"type": "integer", "minimum": 1, "maximum": 500}, "Into how many parts.")),
     ),
-    _Operation("get", "/ui/api/deliveries", "Where deliveries stand.", DeliveryCounts, (*_DELIVERIES, *_PAGE)),
+    _Operation(
+        "get", "/ui/api/deliveries", "Where deliveries stand.", DeliveryCounts, (*_DELIVERIES, _PAGE[0], _OLDER)
+    ),
     _Operation(
         "post",
         "/ui/api/redeliver",

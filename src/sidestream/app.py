@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,14 @@ def create_app(
         gateway[TOTALS] = control.totals
     app.add_subapp(loaded.server.prefix, gateway)
     access = _access(loaded)
-    gateway[MAY_LOOK] = lambda request: access().may_see_numbers(request)
+
+    def may_look(request: web.Request) -> bool:
+        try:
+            return access().may_see_numbers(request)
+        except GatewayError:
+            return False
+
+    gateway[MAY_LOOK] = may_look
     if has_viewer(loaded):
         app[FRONT] = Front(_socket(loaded), access, raw_bodies=raw_request_bodies)
         app[FRONT].add_routes(app)
@@ -154,7 +160,7 @@ def _socket(config: Config) -> Path:
 
 
 def _access(config: Config, *, embedded: bool = False) -> Callable[[], Access]:
-    """Who may look; found out when somebody first does."""
+    """Who may look; found out once. `GatewayError` (503) while there is neither a token nor a place for one."""
     viewer = config.viewer
 
     @functools.cache
@@ -166,9 +172,8 @@ def _access(config: Config, *, embedded: bool = False) -> Callable[[], Access]:
             return Access(viewer.token)
         try:
             return Access(Secret(Directory(Path(config.recorder.dir)).viewer_token()))
-        except OSError as error:
-            log.error("viewer_token_unavailable", error=type(error).__name__)
-            return Access(Secret(secrets.token_hex(32)))
+        except OSError:
+            raise GatewayError(503, "token_unavailable", "the token can be neither read nor made") from None
 
     return access
 

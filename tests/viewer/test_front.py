@@ -31,7 +31,7 @@ PAGE = "Accept: text/html,*/*;q=0.8\r\n"
 
 
 class Recorder:
-    """Answers on a unix socket with what it was asked; ``/ui/feed`` answers bit by bit, as `told` says."""
+    """Answers on a unix socket with what it was asked; ``/ui/api/events`` answers bit by bit, as `told` says."""
 
     def __init__(self) -> None:
         self.reached: list[str] = []
@@ -39,7 +39,7 @@ class Recorder:
 
     async def echo(self, request: web.Request) -> web.StreamResponse:
         self.reached.append(f"{request.method} {request.raw_path}")
-        if request.path.endswith("/ui/feed"):
+        if request.path.endswith("/ui/api/events"):
             return await self._feed(request)
         body = len(await request.read())
         answer = {"path": request.raw_path, "headers": dict(request.headers), "body": body}
@@ -212,6 +212,19 @@ async def test_a_form_without_an_end_is_not_read_for_ever(tmp_path: Path) -> Non
         assert re.match(rb"HTTP/1.1 303 .*", await client.head())
 
 
+async def test_a_form_that_does_not_arrive_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidestream.viewer.front._PATIENCE", 0.05)
+    async with fronted(tmp_path, LOCKED) as (_, url, _front), connect(url) as client:
+        await client.send(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=")
+        assert re.match(rb"HTTP/1.1 303 .*", await client.head())
+
+
+async def test_a_form_that_is_not_well_formed_is_a_wrong_one(tmp_path: Path) -> None:
+    async with fronted(tmp_path, LOCKED) as (_, url, _front), connect(url) as client:
+        await client.send(b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
+        assert re.match(rb"HTTP/1.\d (303|400) .*", await client.head())
+
+
 async def test_who_is_known_already_does_not_have_to_say_the_token(tmp_path: Path) -> None:
     async with fronted(tmp_path, LOCKED) as (_, url, _front):
         known = await asked(url, "/login", SESSION)
@@ -236,13 +249,15 @@ async def test_while_the_recorder_is_not_there_a_page_looks_again_and_a_program_
 
 async def test_a_piece_arrives_before_the_next_is_there_and_the_end_of_the_front_ends_it(tmp_path: Path) -> None:
     async with fronted(tmp_path, HOME) as (recorder, url, front), connect(url) as client:
-        await client.send(a_request("/ui/feed"))
+        await client.send(a_request("/ui/api/events"))
         recorder.told.put_nowait(b"data: 1\n\n")
         assert (await client.until(b"data: 1\n\n")).startswith(b"HTTP/1.1 200")
         recorder.told.put_nowait(b"data: 2\n\n")
         assert (await client.until(b"data: 2\n\n")).endswith(b"data: 2\n\n")
         front.end_streams()
         await client.closed()
+        again = await asked(url, "/ui/api/events")
+    assert (503, "close") == (again.status, again.field("Connection"))
 
 
 async def test_a_head_has_no_body(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from sidestream.viewer.run_head import head, page_of
 
 
 def test_a_page_of_turns_begins_every_hundred() -> None:
-    assert [1, 1, 1, 101, 201] == [page_of(number) for number in (0, 1, 100, 101, 250)]
+    assert [1, 1, 1, 51, 201] == [page_of(number) for number in (0, 1, 50, 51, 250)]
 
 
 def test_all_models_of_a_run_are_told_once() -> None:

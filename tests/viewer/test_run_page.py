@@ -102,29 +102,29 @@ async def test_a_run_that_is_not_there_is_a_404(stage: Stage) -> None:
 
 
 async def test_a_long_run_is_shown_page_by_page(stage: Stage) -> None:
-    stage.add(*a_run("long", 103, words=2))
+    stage.add(*a_run("long", 53, words=2))
     async with viewer(stage) as url:
-        first, second = await get(f"{url}/runs/long-0"), await get(f"{url}/runs/long-0?from=101")
-        found = await get(f"{url}/runs/long-0?turn=long-101")
-    assert ("Turns 1 to 100 of 103" in first.text, "/runs/long-0?from=101" in first.links) == (True, True)
-    assert ("Turns 101 to 103 of 103" in second.text, "/runs/long-0?from=1" in second.links) == (True, True)
-    assert "Turns 101 to 103 of 103" in found.text
+        first, second = await get(f"{url}/runs/long-0"), await get(f"{url}/runs/long-0?from=51")
+        found = await get(f"{url}/runs/long-0?turn=long-51")
+    assert ("Turns 1 to 50 of 53" in first.text, "/runs/long-0?from=51" in first.links) == (True, True)
+    assert ("Turns 51 to 53 of 53" in second.text, "/runs/long-0?from=1" in second.links) == (True, True)
+    assert "Turns 51 to 53 of 53" in found.text
 
 
 async def test_a_result_on_the_next_page_is_shown_with_its_call(stage: Stage) -> None:
     history: list[Any] = []
     calls = []
-    for number in range(101):
+    for number in range(51):
         history = [*history, user(tool_result(f"t{number - 1}", f"result {number}") if number else "Go")]
         content = [tool_use(f"t{number}", step=number)]
         calls.append(Call(f"c{number}", history, content, START + number * 10))
         history = [*history, assistant(content)]
     stage.add(*items(*calls))
     async with viewer(stage) as url:
-        first, second = await get(f"{url}/runs/c0"), await get(f"{url}/runs/c0?from=101")
-    assert "result 100" in first.text
-    assert "result 100" not in second.text
-    assert "/runs/c0?from=1#t-c99" in second.links
+        first, second = await get(f"{url}/runs/c0"), await get(f"{url}/runs/c0?from=51")
+    assert "result 50" in first.text
+    assert "result 50" not in second.text
+    assert "/runs/c0?from=1#t-c49" in second.links
 
 
 @pytest.mark.parametrize("number", ["x", "-1", "1e3", "\u0661", "9" * 30])

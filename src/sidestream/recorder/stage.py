@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from sidestream.errors import SidestreamError
 from sidestream.recorder import chores
 from sidestream.store.api_keys import ApiKeys
 from sidestream.store.faults import StoreUnavailable
+from sidestream.tasks import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -65,7 +69,10 @@ class Stage:
         return await chores.deliver(self._plane.shelf, run, found[0], self._plane.wake)
 
     async def delete(self, *, run: str | None = None, dataset: str | None = None) -> int:
-        """Remove a run or a dataset, and tell those who look at it."""
+        """Remove a run or a dataset, also if nobody waits for it any more, and tell those who look at it."""
+        return await asyncio.shield(spawn(self._delete(run, dataset), name="deletion"))
+
+    async def _delete(self, run: str | None, dataset: str | None) -> int:
         turns = await chores.delete(self._plane.shelf, run=run, dataset=dataset)
         if run is not None:
             self.feed.publish("removed", {"run": run}, runs=[run])
@@ -80,9 +87,13 @@ class Stage:
         store = self._plane.shelf.store
         run: str = await self._plane.shelf.call(store.push, dataset, messages, metadata, trace=trace)
         if self.feed.wants("ended"):
-            summary, turn = await self._desk.look(_latest, run)
-            self.feed.publish("ended", {"run": summary, "turn": turn}, dataset=dataset, runs=[run])
+            spawn(self._tell_pushed(run), name="word of a push")  # it is stored, whatever becomes of this
         return run
+
+    async def _tell_pushed(self, run: str) -> None:
+        with contextlib.suppress(LookupError, SidestreamError):  # it has been removed, or the store is closed
+            summary, turn = await self._desk.look(_latest, run)
+            self.feed.publish("ended", {"run": summary, "turn": turn}, dataset=summary.dataset, runs=[run])
 
     async def describe(self, dataset: str, metadata: dict[str, Any], *, replace: bool) -> dict[str, Any]:
         """Add to what is said of a dataset."""
@@ -100,5 +111,5 @@ class Stage:
 
 
 def _latest(library: Library, run: str) -> tuple[RunSummary, TurnSummary]:
-    found = library.run(run)
-    return found.summary, found.turns[-1]
+    summary = library.summary(run)
+    return summary, library.messages(run, first=summary.turns, count=1)[-1].turn

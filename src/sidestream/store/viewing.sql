@@ -24,6 +24,7 @@ CREATE TABLE measures (
     calls BLOB NOT NULL DEFAULT x'' -- 8 bytes for the id of each
 );
 CREATE INDEX measures_of_trace ON measures (trace, started_at);
+CREATE INDEX measures_of_trace_by_end ON measures (trace, ended_at);
 CREATE INDEX measures_of_dataset ON measures (dataset, started_at);
 CREATE INDEX measures_by_time ON measures (started_at);
 

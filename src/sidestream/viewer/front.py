@@ -6,6 +6,7 @@ an end nobody waits for somebody who looks.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,9 @@ from urllib.parse import parse_qs
 
 import aiohttp
 import msgspec
+import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from sidestream.errors import GatewayError
@@ -33,18 +36,24 @@ if TYPE_CHECKING:
     from sidestream.wire.chain import Handler
     from sidestream.wire.exchange import Provider
 
+log = structlog.get_logger()
+
 _NAME: Final = "viewer"
 _PAGES: Final = ("/", "/login", "/overview", "/deliveries", "/runs/{tail:.+}", "/turns/{tail:.+}", "/static/{tail:.+}")
 _APIS: Final = ("/ui/{tail:.+}", "/deliveries/{tail:.+}")
 _EXPLORERS: Final = tuple(f"/api/v1/{name}/{{tail:.+}}" for name in ("push", "trace", "user", "dataset", "policy"))
 _FOR_ALL: Final = ("/login", "/static/", "/api/")
 """What the relay lets through without a token; Explorer's API has keys of its own."""
+_EVENTS: Final = "/ui/api/events"
 _NOBODY_THERE: Final = frozenset({"upstream_unreachable", "upstream_failed"})
-_STARTING: Final = """<!doctype html><html lang="en"><title>sidestream</title><meta name="color-scheme" content="light dark">
+_STARTING: Final = """<!doctype html><html lang="en"><title>sidestream</title>
+<meta name="color-scheme" content="light dark">
 <p>The recorder does not answer; it may be starting. This page looks again in a moment.</p></html>"""
 _LIMITS: Final = Limits(connect=2, first_byte=120, idle=60, write=30)
 _OURS: Final = "x-sidestream-"
 _MOST_LOGIN: Final = 4096
+_PATIENCE: Final = 10.0
+"""Seconds that a form may take to arrive."""
 _REMEMBERED: Final = 30 * 86400
 
 SESSION: Final[dict[str, Any]] = {"auto_decompress": False, "timeout": aiohttp.ClientTimeout(total=None)}
@@ -82,6 +91,7 @@ class Front:
         self._raw_bodies = raw_bodies
         self._live = Live(quiet=True)
         self._gateway: Gateway | None = None
+        self._ended = False
 
     def add_routes(self, app: web.Application) -> None:
         """Add them to an application."""
@@ -92,8 +102,9 @@ class Front:
         app.on_response_prepare.append(only_upstream_head)
 
     def end_streams(self) -> None:
-        """End what is listened to: browsers come back, and reach whoever serves then."""
-        self._live.cancel()
+        """End what is listened to, for good: browsers come back, and reach whoever serves then."""
+        self._ended = True
+        self._live.cancel(_EVENTS)
 
     async def _lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         # A new connection for each request: on a kept one a request could be lost to a recorder that just ended.
@@ -111,11 +122,19 @@ class Front:
                 raw_bodies=self._raw_bodies,
                 parse=functools.partial(_route, self._base),
             )
+            try:
+                await asyncio.to_thread(self._access)
+            except GatewayError:  # whoever asks tries again
+                log.error("viewer_token_unavailable")
             yield
             await self._live.drain(0)
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         assert self._gateway is not None  # noqa: S101  # its context has begun
+        if self._ended and request.path == f"{self._base}{_EVENTS}":
+            answer = web.Response(status=503, headers=PAGE_HEADERS)
+            answer.force_close()
+            return answer
         return await self._gateway(request)
 
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -186,8 +205,17 @@ async def _given(request: web.Request) -> str | None:
     if (request.content_length or _MOST_LOGIN) > _MOST_LOGIN:
         return ""
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_LOGIN:
-            return ""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > _MOST_LOGIN:
+                    return ""
+    except (
+        TimeoutError,
+        aiohttp.ClientError,
+        HttpProcessingError,
+        web.RequestPayloadError,
+    ):  # it is malformed, or late
+        return ""
     return parse_qs(body.decode("ascii", "replace")).get("token", [""])[0]

@@ -11,7 +11,7 @@ from sidestream.viewer.timeline import timeline
 if TYPE_CHECKING:
     from sidestream.store.shapes import Run
 
-PAGE: Final = 100
+PAGE: Final = 50
 """Turns of a page."""
 
 

@@ -147,9 +147,9 @@ class Live:
                 await self._idle.wait()
         return cut
 
-    def cancel(self) -> int:
-        """Cut every relay under way; how many."""
-        cut = list(self._relays.values())
+    def cancel(self, path: str | None = None) -> int:
+        """Cut every relay under way, or those of one path; how many."""
+        cut = [relay for exchange, relay in self._relays.items() if path is None or exchange.path == path]
         for relay in cut:
             relay.cancel()
         return len(cut)

@@ -3,10 +3,11 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 # Tests wait as much as they compute: three for two processors.
+LONG   := tests/browser tests/behaviours/test_chaos.py
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test browser chaos growth bench lint types contracts check screenshots format clean
+.PHONY: help demo serve test test-long chaos growth bench lint types contracts check screenshots format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -26,11 +27,11 @@ demo: $(VENV)/.run  ## an agent run through the gateway, and in its viewer until
 serve: $(VENV)/.run  ## run the gateway with its defaults
 	@$(BIN)/sidestream serve
 
-test: $(VENV)/.dev  ## run the tests, but for those in a browser
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/browser
+test: $(VENV)/.dev  ## run the tests, but for the long ones; less than three minutes
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(LONG:%=--ignore %)
 
-browser: $(VENV)/.dev  ## run the tests in a browser: Chromium, if it is installed
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/browser
+test-long: $(VENV)/.dev  ## pages in a browser (a Chromium, where there is one), and kills, outages and full disks
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(LONG)
 
 chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables
 	@PYTHONPATH=tests $(BIN)/python -m chaos
@@ -51,7 +52,7 @@ types: $(VENV)/.dev  ## static types
 contracts: $(VENV)/.dev  ## imports point downward only
 	@$(BIN)/lint-imports
 
-check: lint types contracts test browser  ## what CI runs: all of these
+check: lint types contracts test test-long  ## what CI runs: all of these
 
 screenshots: $(VENV)/.dev  ## pictures of the viewer into build/screenshots and docs/images; needs a Chromium
 	@PYTHONPATH=tests $(BIN)/python bench/screenshots.py

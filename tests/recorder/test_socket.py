@@ -129,12 +129,16 @@ async def test_a_request_of_another_kind_is_refused(tmp_path: Path, path: str, b
 async def test_a_store_that_cannot_be_used_now_is_said_in_the_answer(tmp_path: Path) -> None:
     async with Running(a_config(tmp_path)) as running, client(Directory(tmp_path / "data").socket) as session:
         plane = await running.plane()
-        await plane.shelf.call(plane.shelf.store.close)
-        plane.shelf._store = None  # noqa: SLF001  # as after a failure
         file = tmp_path / "data" / "store.db"
-        for companion in file.parent.glob("store.db*"):
-            companion.unlink()
-        file.mkdir()
+
+        def fail() -> None:
+            plane.shelf.invoke("close")
+            plane.shelf._store = None  # noqa: SLF001  # as after a failure
+            for companion in file.parent.glob("store.db*"):
+                companion.unlink()
+            file.mkdir()
+
+        await plane.shelf.call(fail)
         async with session.post(f"{URL}/prune", data=b"{}") as answer:
             assert 503 == answer.status
             assert str(file) in await answer.text()

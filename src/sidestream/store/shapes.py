@@ -294,7 +294,7 @@ class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of an allow-list."""
     request: str
     request_truncated: bool
-    """Only the beginning was captured."""
+    """Only the beginning is here."""
     status: int | None
     response_headers: dict[str, str]
     response: str

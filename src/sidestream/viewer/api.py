@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _DAY: Final = 86400.0
 _BUCKETS: Final = 60
 _MOST_TURNS: Final = 500
-_LONGEST_BODY: Final = 8 << 20
+_LONGEST_BODY: Final = 2 << 20
 """Bytes of a decoded body that are shown."""
 _AGAIN: Final = frozenset({State.PARKED, State.DEAD, State.DELIVERED})
 

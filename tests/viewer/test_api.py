@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Json = Any
-MOST = 8 << 20
+MOST = 2 << 20
 """Bytes of a body that are shown."""
 
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from recording import Running, a_config, eventually, in_store, written
 from sidestream.store.directory import Directory
+from sidestream.viewer.envelope import MOUNT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -156,3 +157,14 @@ async def test_its_status_is_what_the_plane_has_counted(tmp_path: Path) -> None:
             status = await answer.json()
         assert {"pid", *plane.snapshot()} == set(status)
         assert 1 == status["received"]
+
+
+async def test_after_its_end_all_is_in_one_file_also_when_somebody_has_looked(tmp_path: Path) -> None:
+    await written(tmp_path, "a")
+    async with Running(a_config(tmp_path)) as running:
+        await running.plane()
+        await eventually(lambda: ["a"] == in_store(tmp_path))
+        async with client(Directory(tmp_path / "data").socket) as session:
+            async with session.get(f"{URL}{MOUNT}/ui/api/runs") as answer:
+                assert 200 == answer.status
+    assert ["store.db"] == sorted(path.name for path in (tmp_path / "data").glob("store.db*"))

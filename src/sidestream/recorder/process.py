@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def main(config: Config, control: Control) -> int:
     """Record until told to stop; the exit status."""
     writer = logs.configure(process="recorder")
     os.nice(_NICE)
+    gc.freeze()  # what is here now stays; a page would wait while it is looked through for what could go
+    gc.set_threshold(20_000, 20, 20)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_main(config, control))

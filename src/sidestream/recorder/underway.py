@@ -193,7 +193,7 @@ def _title(reading: Reading, prediction: Prediction) -> str:
 def _so_far(record: Record, reading: Reading, prediction: Prediction | None) -> TurnMessages:
     known = prediction.known if prediction is not None else 0
     asked = [message for said in reading.asked[known:] for message in said.shown] if prediction is not None else []
-    answer = reading.answer.shown if reading.answer is not None else []
+    answer = [message for message in (reading.answer.shown if reading.answer is not None else []) if _says(message)]
     shows_system = prediction is not None and (prediction.begins or "system" in prediction.changed)
     return TurnMessages(
         turn=_summary(record, reading, prediction, asked, answer),
@@ -203,6 +203,11 @@ def _so_far(record: Record, reading: Reading, prediction: Prediction | None) -> 
         facts=reading.metadata,
         changed=prediction.changed if prediction is not None else [],
     )
+
+
+def _says(message: Message) -> bool:
+    """Whether there is anything yet in a message of an answer that has begun."""
+    return bool(message.get("content") or message.get("tool_calls"))
 
 
 def _summary(

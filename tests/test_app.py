@@ -6,12 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from rawhttp import exchange, post
-from sidestream import ConfigError, create_app
+from sidestream import ConfigError, create_app, mount_viewer
 from sidestream.testing import gateway
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidestream.testing import ScriptedUpstream
 
 HEALTH = b"GET /api/v1/gateway/health HTTP/1.1\r\nHost: g\r\n\r\n"
@@ -63,3 +66,9 @@ async def test_a_failing_middleware_and_observer_are_counted(upstream: ScriptedU
 async def test_a_dataset_may_be_called_health(upstream: ScriptedUpstream) -> None:
     async with gateway(upstream.url) as url:
         assert 200 == (await exchange(url, post(path="/api/v1/gateway/health/anthropic/v1/messages"))).status
+
+
+def test_the_viewer_can_be_mounted_at_the_root_of_a_host(tmp_path: Path) -> None:
+    app = web.Application()
+    mount_viewer(app, "/", {"recorder": {"dir": str(tmp_path)}})
+    assert {"/", "/overview", "/ui/{tail}"} <= {resource.canonical for resource in app.router.resources()}

@@ -136,9 +136,10 @@ def mount_viewer(
     if not has_viewer(loaded):
         raise SidestreamError("there is no viewer: viewer.enabled is false, or recorder.mode is 'none'")
     base = prefix.rstrip("/")
-    inner = web.Application()
+    inner = web.Application() if base else app
     Front(_socket(loaded), _access(loaded, embedded=True), base=base, raw_bodies=raw_request_bodies).add_routes(inner)
-    app.add_subapp(base, inner)
+    if base:
+        app.add_subapp(base, inner)
 
 
 def has_viewer(config: Config) -> bool:

@@ -14,7 +14,7 @@ from rawhttp import connect
 from sidestream.errors import GatewayError
 from sidestream.options import Secret
 from sidestream.testing import running
-from sidestream.viewer.access import COOKIE, Access, Standing, is_loopback
+from sidestream.viewer.access import Access, Standing, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +25,7 @@ TOKEN = "a-token-of-more-than-16-characters"
 HOME = Access(None, ("traces.example.com", "10.1.2.3"))
 ANYWHERE = Access(None, any_host=True)
 LOCKED = Access(Secret(TOKEN))
+NAME = LOCKED.cookie_name()
 OTHER = Access(Secret("another-token-of-some-length"))
 
 
@@ -136,13 +137,13 @@ async def test_a_token_does_not_let_another_sites_page_ask() -> None:
 async def test_a_token_opens_as_a_bearer_or_as_the_cookie_that_was_made_of_it() -> None:
     right = [
         *(("Authorization", f"Bearer {TOKEN}"), ("Authorization", f"bearer   {TOKEN}")),
-        *(("Cookie", f"{COOKIE}={LOCKED.cookie()}"), ("Cookie", f"theme=dark; {COOKIE}={LOCKED.cookie()}; x=y")),
+        *(("Cookie", f"{NAME}={LOCKED.cookie()}"), ("Cookie", f"theme=dark; {NAME}={LOCKED.cookie()}; x=y")),
     ]
     wrong = [
         *(("Authorization", TOKEN), ("Authorization", f"Basic {TOKEN}"), ("Authorization", f"Bearer {TOKEN}x")),
         *(("Authorization", f"Bearer {TOKEN[:-1]}"), ("Authorization", "Bearer "), ("Authorization", "Bearer üü")),
-        *(("Authorization", f"Bearer {LOCKED.cookie()}"), ("Cookie", f"{COOKIE}={TOKEN}"), ("Cookie", f"{COOKIE}=")),
-        *(("Cookie", f"{COOKIE}={OTHER.cookie()}"), ("Cookie", f"{COOKIE.upper()}={LOCKED.cookie()}")),
+        *(("Authorization", f"Bearer {LOCKED.cookie()}"), ("Cookie", f"{NAME}={TOKEN}"), ("Cookie", f"{NAME}=")),
+        *(("Cookie", f"{NAME}={OTHER.cookie()}"), ("Cookie", f"{NAME.upper()}={LOCKED.cookie()}")),
         ("X-Sidestream-Access", "open"),
     ]
     expected = dict.fromkeys(right, Standing.OPEN) | dict.fromkeys(wrong, Standing.CLOSED)

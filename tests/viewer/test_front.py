@@ -15,7 +15,7 @@ from aiohttp import web
 from rawhttp import Answer, connect, exchange
 from sidestream.options import Secret
 from sidestream.testing import running
-from sidestream.viewer.access import COOKIE, Access
+from sidestream.viewer.access import Access
 from sidestream.viewer.front import Front
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TOKEN = "a-token-of-more-than-16-characters"
 HOME = Access(None)
 LOCKED = Access(Secret(TOKEN))
 BEARER = f"Authorization: Bearer {TOKEN}\r\n"
-SESSION = f"Cookie: {COOKIE}={LOCKED.cookie()}\r\n"
+SESSION = f"Cookie: {LOCKED.cookie_name()}={LOCKED.cookie()}\r\n"
 PAGE = "Accept: text/html,*/*;q=0.8\r\n"
 
 
@@ -185,7 +185,11 @@ async def test_who_knows_the_token_is_let_in_and_remembered(base: str, tmp_path:
         for answer in answers:
             kept = answer.field("Set-Cookie") or ""
             name, *attributes = kept.split("; ")
-            assert (303, f"{base}/", f"{COOKIE}={LOCKED.cookie()}") == (answer.status, answer.field("Location"), name)
+            assert (303, f"{base}/", f"{LOCKED.cookie_name()}={LOCKED.cookie()}") == (
+                answer.status,
+                answer.field("Location"),
+                name,
+            )
             assert {"HttpOnly", "SameSite=Lax", f"Path={base}/", "Max-Age=2592000"} == set(attributes)
             assert "no-store" == answer.field("Cache-Control")
             assert TOKEN.encode() not in answer.head + answer.body

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sidestream.options import Secret
 
-COOKIE: Final = "sidestream"
+_COOKIE: Final = "sidestream"
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.IGNORECASE)
 _AT_HOME: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OWN: Final = frozenset({"same-origin", "none"})
@@ -74,6 +74,10 @@ class Access:
         """Whether somebody may know what the gateway has counted: everybody, where no token is needed."""
         return self.token is None or self._has_token(request, self.token)
 
+    def cookie_name(self) -> str:
+        """What a browser keeps it under: cookies are one host's, and several gateways may be on it."""
+        return _cookie_name(self.token) if self.token is not None else _COOKIE
+
     def cookie(self) -> str:
         """What a browser keeps of the token."""
         return _session(self.token) if self.token is not None else ""
@@ -93,7 +97,7 @@ class Access:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _same(given.strip(), token.reveal()):
             return True
-        return _same(request.cookies.get(COOKIE, ""), _session(token))
+        return _same(request.cookies.get(_cookie_name(token), ""), _session(token))
 
 
 def _refuse_foreign_pages(request: web.Request, host: str) -> None:
@@ -110,6 +114,10 @@ def _refuse_foreign_pages(request: web.Request, host: str) -> None:
     )
     if site not in _OWN and not by_link:
         raise GatewayError(403, "foreign_origin", "another site's page must not ask this")
+
+
+def _cookie_name(token: Secret) -> str:
+    return f"{_COOKIE}-{hmac.new(token.reveal().encode(), b'name of the cookie', hashlib.sha256).hexdigest()[:8]}"
 
 
 def _session(token: Secret) -> str:

@@ -27,6 +27,7 @@ from sidestream.viewer import (
     turn_page,
 )
 from sidestream.viewer.backstage import BACKSTAGE
+from sidestream.viewer.feed import FeedFull
 from sidestream.viewer.rendering import PAGE_HEADERS, STATIC, page, path_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ async def _say_why(
         return _problem(request, 404, "There is nothing of this name here, or it has been removed.")
     except Unclear as error:
         return _problem(request, 400, str(error))
+    except FeedFull as error:  # clients come back for it; nothing has failed
+        return _problem(request, 503, str(error))
     except SidestreamError as error:
         log.warning("request_failed", path=request.path, error=type(error).__name__, where=where(error))
         return _problem(request, 503, str(error))

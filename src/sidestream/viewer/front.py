@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from sidestream.errors import GatewayError
-from sidestream.viewer.access import COOKIE, Access, Standing
+from sidestream.viewer.access import Access, Standing
 from sidestream.viewer.envelope import ACCESS_HEADER, BASE_HEADER, MOUNT, PAGE_HEADERS
 from sidestream.wire.chain import Gateway, compose, refusal
 from sidestream.wire.exchange import EXCHANGE
@@ -180,7 +180,7 @@ class Front:
         answer = web.Response(status=303, headers={**PAGE_HEADERS, "Location": f"{self._base}/"})
         if self._access().token is not None:
             answer.set_cookie(
-                COOKIE,
+                self._access().cookie_name(),
                 self._access().cookie(),
                 path=f"{self._base}/",
                 max_age=_REMEMBERED,

@@ -278,9 +278,10 @@ async def test_what_no_parser_likes_is_stored_as_what_it_can_be(tmp_path: Path) 
     [
         ("gzip", gzip.compress(json.dumps({"messages": [HELLO]}).encode()), 200),
         ("gzip", b"no gzip", 400),
-        ("gzip", gzip.compress(b"{" + b" " * (65 << 20) + b"}"), 413),
+        ("gzip", gzip.compress(b"{" + b" " * (65 << 20) + b"}", 1), 413),
         ("unheard-of", b"?", 415),
     ],
+    ids=["packed", "not packed", "too large", "unheard of"],
 )
 async def test_compressed_bodies_are_read_within_limits(
     tmp_path: Path, encoding: str, body: bytes, expected: int

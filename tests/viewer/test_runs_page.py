@@ -228,6 +228,20 @@ async def test_words_are_found_in_what_was_said_and_lead_to_the_turn(tmp_path: P
     assert "The <mark>quick</mark> brown fox" in markup
 
 
+async def test_words_are_found_in_branches_too(tmp_path: Path) -> None:
+    begun = [user("Which?"), assistant([text("This one.")])]
+    calls = [
+        Call("r1", begun[:1], [text("This one.")], BEGAN),
+        Call("r2", [*begun, user("Go on.")], [text("So it is.")], BEGAN + 2),
+        Call("r3", [*begun, user("Another needle.")], [text("There.")], BEGAN + 4),
+    ]
+    async with staged(tmp_path, *(Item(call.record(), call.reading(), None, ()) for call in calls)) as stage:
+        while stage.store.index(1 << 20):
+            pass
+        page = await shown(stage, "/?q=needle")
+    assert ["r3#t-r3"] == runs_in(page)
+
+
 async def test_what_cannot_be_found_yet_is_said(tmp_path: Path) -> None:
     async with staged(tmp_path, said("r1", "The quick brown fox")) as stage:
         page = await shown(stage, "/?q=quick&dataset=demo")

@@ -197,7 +197,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HitPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Hits, newest first."""
+    """Hits, newest first. There may be none on a page that has a `next`: it was time to answer."""
 
     hits: list[Hit]
     next: str | None

@@ -127,8 +127,9 @@ def _fits(run: RunSummary, wanted: RunFilter) -> bool:
 async def _found(request: web.Request, words: str, wanted: RunFilter) -> web.Response:
     limit, before = page_from(request)
     hits, unclear, status = None, None, 200
+    everywhere = replace(wanted, everything=True)  # also in what a list leaves out
     try:
-        hits = await request.app[BACKSTAGE].look(Library.search, words, wanted, limit=limit, before=before)
+        hits = await request.app[BACKSTAGE].look(Library.search, words, everywhere, limit=limit, before=before)
     except Unclear as error:
         unclear, status = str(error), 400
     return page(

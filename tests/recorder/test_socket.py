@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from recording import Running, a_config, eventually, in_store, written
+from sidestream.recorder.requests import Import
 from sidestream.store.directory import Directory
+from sidestream.traces.pushing import PushedTurn
 from sidestream.viewer.envelope import MOUNT
 
 if TYPE_CHECKING:
@@ -116,7 +119,7 @@ async def test_a_message_that_is_too_large_ends_only_its_connection(tmp_path: Pa
             assert 200 == answer.status
 
 
-@pytest.mark.parametrize("path", ["/redeliver", "/prune", "/reprocess", "/delete"])
+@pytest.mark.parametrize("path", ["/redeliver", "/prune", "/reprocess", "/delete", "/import"])
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"nothing": 1}', b"\xff", b'{"states": ["none"]}', b'{"age": "x"}']
 )
@@ -168,3 +171,16 @@ async def test_after_its_end_all_is_in_one_file_also_when_somebody_has_looked(tm
             async with session.get(f"{URL}{MOUNT}/ui/api/runs") as answer:
                 assert 200 == answer.status
     assert ["store.db"] == sorted(path.name for path in (tmp_path / "data").glob("store.db*"))
+
+
+async def test_turns_of_elsewhere_are_taken_in_once(tmp_path: Path) -> None:
+    turn = PushedTurn(id="t1", dataset="d", messages=[{"role": "user", "content": "Hello"}], facts={})
+    body = msgspec.json.encode(Import(turns=[turn]))
+    async with Running(a_config(tmp_path)) as running, client(Directory(tmp_path / "data").socket) as session:
+        await running.plane()
+        answers = []
+        for _ in range(2):
+            async with session.post(f"{URL}/import", data=body) as answer:
+                answers.append((answer.status, await answer.json()))
+    expected = [(200, {"new": 1, "renamed": 0, "there": 0}), (200, {"new": 0, "renamed": 0, "there": 1})]
+    assert expected == answers

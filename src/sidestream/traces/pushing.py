@@ -18,13 +18,11 @@ import msgspec
 from sidestream.providers.base import Said
 from sidestream.providers.jsons import UNREADABLE, clean, parse
 from sidestream.traces.conversation import Call
-from sidestream.traces.model import Reading, title_of
+from sidestream.traces.model import Message, Reading, title_of
 from sidestream.traces.states import scope_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from sidestream.traces.model import Message
 
 PROVIDER: Final = "pushed"
 """In the place of a provider's name, where nobody knows which it was."""

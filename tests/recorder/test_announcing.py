@@ -135,8 +135,8 @@ async def test_nobody_there_nothing_is_read(tmp_path: Path, monkeypatch: pytest.
         await recorder.call(1)
         recorder.begin(2)
         await recorder.call(3)
-        place = recorder.plane.feed.listen().caught_up
-    assert ([], "0") == (looked, place.rpartition("-")[2])
+        with recorder.plane.feed.listen() as listener:
+            assert ([], "0") == (looked, listener.caught_up.rpartition("-")[2])
 
 
 async def test_who_was_away_for_a_moment_hears_what_has_ended_meanwhile(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sidestream.recorder.stage import Stage
 from sidestream.store.library import Library
 from sidestream.store.rows import State
 from sidestream.store.shapes import RunFilter
+from sidestream.viewer.feed import Wanted
 from watching import Watched, found, watched
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ async def test_what_is_removed_is_gone_and_told(tmp_path: Path) -> None:
     async with staged(tmp_path) as (recorder, stage):
         await recorder.call(1)
         [run] = (await stage.look(Library.runs, ALL)).runs
-        with stage.feed.listen() as listener:
+        with stage.feed.listen(wanted=Wanted(kinds=frozenset({"removed"}))) as listener:
             assert 1 == await stage.delete(run=run.id)
             assert 0 == await stage.delete(dataset="nothing")
             events = [await anext(listener), await anext(listener)]

@@ -3,7 +3,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 # Tests wait as much as they compute: three for two processors.
-LONG   := tests/browser tests/behaviours/test_chaos.py tests/behaviours/test_recovery.py tests/sinks/test_kill.py
+LONG   := tests/browser tests/sinks/test_kill.py \
+          $(addprefix tests/behaviours/,test_chaos.py test_deliveries.py test_recovery.py)
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help

@@ -195,7 +195,7 @@ def expected(world: World) -> dict[str, tuple[str, str | None]]:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_runs_are_found_again_in_order(random: Random, steps: int) -> None:
     world = run(random, steps)
     with Conversed() as known:
@@ -204,7 +204,7 @@ def test_runs_are_found_again_in_order(random: Random, steps: int) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_runs_are_found_again_in_any_order(random: Random, steps: int) -> None:
     world = run(random, steps)
     calls = list(world.calls)

@@ -35,9 +35,10 @@ async def browsing(stage: Stage, browser: Browser, **options: Any) -> AsyncItera
     async with viewer(stage) as url, looking(browser, **options) as sight:
         try:
             yield url, sight.page
+            assert [] == sight.wrong
         finally:
+            await sight.page.close()  # before the feed is, or it would complain of that
             stage.feed.close()
-    assert [] == sight.wrong
 
 
 async def test_a_list_is_gone_through_by_keys_and_stays_up_to_date(tmp_path: Path, browser: Browser) -> None:

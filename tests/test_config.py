@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidestream.config import Config, PluginSpec, Recorder, Retention, Server, Upstream, Viewer, load, to_yaml
+from sidestream.config import Config, Limits, PluginSpec, Recorder, Retention, Server, Upstream, Viewer, load, to_yaml
 from sidestream.errors import ConfigError
 from sidestream.options import Duration, Secret, Size
 
@@ -29,6 +30,7 @@ def problems_of(source: Path | dict[str, Any], env: dict[str, str] | None = None
 def test_defaults() -> None:
     expected = Config(
         server=Server("127.0.0.1", 8005, "/api/v1/gateway", 1, Duration(0), Duration(15), Duration(900)),
+        limits=Limits(exchanges=1000, exchanges_per_key=0, retry_after=Duration(1), middleware_body=Size(32 << 20)),
         recorder=Recorder(
             dir="~/.local/share/sidestream",
             mode="auto",
@@ -42,7 +44,15 @@ def test_defaults() -> None:
         ),
         viewer=Viewer(enabled=True, access="auto", token=None, hosts=()),
         upstreams={
-            "anthropic": Upstream("https://api.anthropic.com", Duration(10), Duration(600), Duration(300), Duration(60))
+            "anthropic": Upstream(
+                url="https://api.anthropic.com",
+                ca_bundle=None,
+                proxy=None,
+                connect=Duration(10),
+                first_byte=Duration(600),
+                idle=Duration(300),
+                write=Duration(60),
+            )
         },
         middlewares=(
             PluginSpec("trace_export", {}, "middlewares[0].trace_export"),
@@ -400,6 +410,104 @@ def test_a_limit_of_nothing_is_refused(limit: str) -> None:
     assert expected == problems_of({"upstreams": {"anthropic": {limit: "0s"}}})
 
 
+def test_a_bundle_of_certificates_is_read_when_the_configuration_is(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(bundle)
+    assert bundle == load({"upstreams": {"anthropic": {"ca_bundle": str(bundle)}}}, {}).upstreams["anthropic"].ca_bundle
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "there is no such file"),
+        (b"", "expected a file of certificates in PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nsk-canary\n-----END CERTIFICATE-----\n", "expected a file of certificates"),
+        (trustme.CA().private_key_pem.bytes(), "expected a file of certificates in PEM"),
+        (b"\x30\x82\x01\x0a\x02\x82", "expected a file of certificates in PEM"),
+    ],
+    ids=["missing", "empty", "not a certificate", "a private key", "DER"],
+)
+def test_a_bundle_that_vouches_for_nobody_is_refused(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_bytes(content)
+    [found] = problems_of({"upstreams": {"anthropic": {"ca_bundle": str(bundle)}}})
+    assert found.startswith(f"upstreams.anthropic.ca_bundle: {problem}")
+    assert "sk-canary" not in found
+
+
+def test_a_bundle_that_is_a_directory_is_refused(tmp_path: Path) -> None:
+    [found] = problems_of({"upstreams": {"anthropic": {"ca_bundle": str(tmp_path)}}})
+    assert found.startswith("upstreams.anthropic.ca_bundle: ")
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://proxy.test:3128", "http://127.0.0.1:1/", "http://[::1]:8080", "http://me:%C3%A9%3A%40@p:1"]
+)
+def test_proxies(proxy: str) -> None:
+    assert Secret(proxy) == load({"upstreams": {"anthropic": {"proxy": proxy}}}, {}).upstreams["anthropic"].proxy
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [
+        ("", "expected a URL"),
+        ("http://sk-canary @proxy:1", "expected a URL"),
+        ("http://sk-cänary@proxy:1", "expected a URL"),
+        ("sk-canary@proxy:3128", "expected http://, a host and a port"),
+        ("proxy:3128", "expected http://, a host and a port"),
+        ("https://sk-canary@proxy:3128", "expected http://, a host and a port"),
+        ("socks5://sk-canary@proxy:3128", "expected http://, a host and a port"),
+        ("http://proxy", "expected http://, a host and a port"),
+        ("http://proxy:0", "expected http://, a host and a port"),
+        ("http://:3128", "expected http://, a host and a port"),
+        ("http://sk-canary@proxy:http", "its host or port is not valid"),
+        ("http://proxy:3128/sk-canary", "no path, query or fragment"),
+        ("http://proxy:3128?sk-canary", "no path, query or fragment"),
+        ("http://proxy:3128/#sk-canary", "no path, query or fragment"),
+        ("http://sk%3Acanary:x@proxy:3128", "its user name may not contain ':'"),
+        ("http://sk-canary:%E2%82%AC@proxy:3128", "its user name may not contain ':'"),
+    ],
+)
+def test_proxies_that_cannot_be(proxy: str, problem: str) -> None:
+    [found] = problems_of({"upstreams": {"anthropic": {"proxy": proxy}}})
+    assert found.startswith(f"upstreams.anthropic.proxy: {problem}")
+    assert "canary" not in found
+
+
+def test_an_empty_variable_is_no_proxy() -> None:
+    source = {"upstreams": {"anthropic": {"proxy": "${HTTPS_PROXY:-}", "ca_bundle": "${CA:-}"}}}
+    upstream = load(source, {}).upstreams["anthropic"]
+    assert (None, None) == (upstream.proxy, upstream.ca_bundle)
+    assert Secret("http://p:1") == load(source, {"HTTPS_PROXY": "http://p:1"}).upstreams["anthropic"].proxy
+
+
+def test_yaml_of_a_configuration_masks_the_proxy() -> None:
+    loaded = load({"upstreams": {"anthropic": {"proxy": "http://me:canary@proxy:3128"}}}, {})
+    assert "***" == to_yaml(loaded)["upstreams"]["anthropic"]["proxy"]
+    assert "canary" not in repr(loaded)
+
+
+@pytest.mark.parametrize("name", ["exchanges", "exchanges_per_key"])
+@pytest.mark.parametrize("count", [-1, 1_000_001, "many", 1.5, True, None])
+def test_a_number_of_exchanges_that_cannot_be_is_refused(name: str, count: object) -> None:
+    (found,) = problems_of({"limits": {name: count}})
+    assert found.startswith(f"limits.{name}: expected a")
+
+
+def test_what_is_wrong_with_limits_is_said() -> None:
+    assert [
+        "limits.exchange: unknown option, did you mean 'exchanges'?",
+        "limits.retry_after: expected a duration of more than 0",
+        "limits.middleware_body: expected a size such as 32MiB, 500kB or a number of bytes",
+    ] == problems_of({"limits": {"exchange": 1, "retry_after": 0, "middleware_body": "much"}})
+
+
+def test_any_number_of_exchanges_and_any_body_may_be_allowed() -> None:
+    source = {"limits": {"exchanges": 0, "exchanges_per_key": 3, "retry_after": "2s", "middleware_body": 0}}
+    assert Limits(0, 3, Duration(2), Size(0)) == load(source, {}).limits
+
+
 def test_nothing_need_be_waited_for_at_a_stop() -> None:
     assert load({"server": {"drain": 0}}, {}).server.drain == Duration(0)
 
@@ -427,7 +535,7 @@ def test_yaml_of_a_configuration_masks_secrets() -> None:
 WORDS = st.sampled_from(
     (
         *("server", "port", "workers", "upstreams", "anthropic", "url", "middlewares", "sinks", "jsonl", "path"),
-        *("limit", "auth_split", "recorder", "dir", "mode", "retention", "age", "bytes"),
+        *("limit", "auth_split", "limits", "exchanges", "recorder", "dir", "mode", "retention", "age", "bytes"),
     )
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | WORDS | st.binary(max_size=3)

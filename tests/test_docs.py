@@ -125,6 +125,7 @@ def test_every_plugin_that_comes_along_can_be_used(plugin: PluginInfo) -> None:
 
 SECTIONS = {
     "server": config.Server,
+    "limits": config.Limits,
     "recorder": config.Recorder,
     "recorder.retention": config.Retention,
     "upstreams": config.Upstream,
@@ -136,6 +137,7 @@ def test_every_field_is_documented(section: str) -> None:
     effective = config.to_yaml(config.load(None, {}))
     values = {
         "server": effective["server"],
+        "limits": effective["limits"],
         "recorder": {**effective["recorder"], "retention": "below"},
         "recorder.retention": effective["recorder"]["retention"],
         "upstreams": effective["upstreams"]["anthropic"],

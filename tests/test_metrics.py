@@ -44,7 +44,7 @@ FULL: Totals = {
         "middleware_failures": 113,
         "inexact": 114,
         "log_lines_dropped": 115,
-        "gauges": {"live": 116, "waiting_bytes": 117},
+        "gauges": {"live": 116, "waiting_bytes": 117, "most_live": 118},
     },
     "recorder": {
         "received": 201,
@@ -126,6 +126,7 @@ def test_the_labels_are_the_keys() -> None:
         "deliveries sink=explorer state=dead": 213,
         "restarts_total process=recorder": 302,
         "live_exchanges": 116,
+        "live_exchanges_limit": 118,
         "waiting_bytes": 117,
     }
     assert expected == {name: shown[name] for name in expected}

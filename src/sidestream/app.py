@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import structlog
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
@@ -31,9 +30,12 @@ from sidestream.store.directory import Directory
 from sidestream.traces.recording import INTAKE, KEYS, STRICT, TRUNCATED
 from sidestream.viewer.access import Access, is_loopback
 from sidestream.viewer.front import Front
+from sidestream.wire import routes
 from sidestream.wire.chain import Gateway, compose, refusal
+from sidestream.wire.limits import Caps
 from sidestream.wire.live import Live
 from sidestream.wire.passthrough import PassThrough, only_upstream_head
+from sidestream.wire.trust import trusting
 from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
@@ -44,21 +46,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_SESSION: dict[str, Any] = {
-    "auto_decompress": False,
-    "max_field_size": 1 << 16,
-    "max_headers": 1000,
-    "max_line_size": 1 << 16,
-    "read_bufsize": 1 << 16,
-    "requote_redirect_url": False,
-    "timeout": aiohttp.ClientTimeout(total=None),
-}
 # Shorter than a provider's own, so that a pooled connection is hardly ever one the other side has just closed.
 _KEEPALIVE = 15.0
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)
 """The viewer, as this process shows it, where there is one."""
 
+_ANY_PATH = "/{tail:(?s:.*)}"  # an encoded line end, too
 _GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 
 
@@ -75,7 +69,7 @@ def create_app(
     request bodies with a content-encoding are refused (415), because aiohttp would hand them on decoded.
     """
     loaded = _loaded(config)
-    app = web.Application(client_max_size=0)  # for a middleware that reads a body; the relay has no limit anyway
+    app = web.Application(client_max_size=loaded.limits.middleware_body)  # of what a middleware reads; 0 is any
     gateway = _gateway_app(loaded, raw_request_bodies, float(loaded.server.drain))
     app[LIVE] = gateway[LIVE]
     if control is not None:  # one process of several, under a supervisor
@@ -94,7 +88,7 @@ def create_app(
     if has_viewer(loaded):
         app[FRONT] = Front(_socket(loaded), access, raw_bodies=raw_request_bodies)
         app[FRONT].add_routes(app)
-    app.router.add_route("*", "/{tail:.*}", _no_such_route)
+    app.router.add_route("*", _ANY_PATH, _no_such_route, expect_handler=_expect_later)
     return app
 
 
@@ -189,27 +183,25 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
     config = _in_this_process(config)
     middlewares, sinks = registry.build_all(config.middlewares, config.sinks)
     strict = float(config.recorder.commit_timeout) if config.recorder.durability == "strict" else None
+    upstreams = {name: _upstream(name, upstream) for name, upstream in config.upstreams.items()}
     app = web.Application()
-    app[LIVE] = live = Live()
+    app[LIVE] = live = Live(caps=_caps(config.limits))
     app[TRACE_KEY_NEEDED] = any(sink.needs_trace_key for sink in sinks)
     app[TRUNCATED] = collections.Counter()
     app[STRICT] = strict
     app[RECORDER_SEEN] = config.recorder.mode != "external"
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        upstreams = {name: _upstream(upstream) for name, upstream in config.upstreams.items()}
         connector = CleanConnector(limit=0, keepalive_timeout=_KEEPALIVE)
         async with contextlib.AsyncExitStack() as stack:
-            session = await stack.enter_async_context(
-                aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **_SESSION)
-            )
+            await stack.enter_async_context(connector)
             plane = await stack.enter_async_context(beside(config, sinks))
             await stack.enter_async_context(live.sweeping(_sweep_interval(upstreams)))
             app[BESIDE] = plane
             app[INTAKE] = plane.intake
             app[KEYS] = plane.keys
             app[_GATEWAY] = Gateway(
-                compose(middlewares, PassThrough(session, upstreams, live)),
+                compose(middlewares, PassThrough(connector, upstreams, live)),
                 providers=PROVIDERS,
                 live=live,
                 raw_bodies=raw_bodies,
@@ -229,7 +221,7 @@ def _gateway_app(config: Config, raw_bodies: bool, drain: float | None) -> web.A
     app.on_shutdown.append(drain_streams)
     app.on_response_prepare.append(only_upstream_head)
     add_operations(app)
-    app.router.add_route("*", "/{tail:.*}", _relay, expect_handler=_expect_later)
+    app.router.add_route("*", _ANY_PATH, _relay, expect_handler=_expect_later)
     return app
 
 
@@ -242,10 +234,24 @@ def _in_this_process(config: Config) -> Config:
     return replace(config, recorder=replace(config.recorder, mode="thread")) if mode == "auto" else config
 
 
-def _upstream(upstream: configuration.Upstream) -> Upstream:
+def _caps(limits: configuration.Limits) -> Caps:
+    return Caps(exchanges=limits.exchanges, exchanges_per_key=limits.exchanges_per_key, retry_after=limits.retry_after)
+
+
+def _upstream(name: str, upstream: configuration.Upstream) -> Upstream:
     url = URL(upstream.url)
     limits = Limits(connect=upstream.connect, first_byte=upstream.first_byte, idle=upstream.idle, write=upstream.write)
-    return Upstream(origin=url.origin(), base_path=url.raw_path.rstrip("/"), limits=limits)
+    try:
+        trusted = True if upstream.ca_bundle is None else trusting(upstream.ca_bundle)
+    except ValueError as error:  # the file was there when the configuration was read
+        raise ConfigError([Problem(f"upstreams.{name}.ca_bundle", str(error))]) from None
+    return Upstream(
+        origin=url.origin(),
+        base_path=url.raw_path.rstrip("/"),
+        limits=limits,
+        ssl=trusted,
+        proxy=None if upstream.proxy is None else URL(upstream.proxy.reveal()),
+    )
 
 
 def _sweep_interval(upstreams: Mapping[str, Upstream]) -> float:
@@ -263,7 +269,14 @@ async def _expect_later(_request: web.Request) -> None:
 
 
 async def _no_such_route(request: web.Request) -> web.StreamResponse:
-    return refuse(request.app, GatewayError(404, "unknown_route", "no such route"))
+    error = GatewayError(404, "unknown_route", "no such route")
+    try:
+        routes.check(request, raw_bodies=True)
+    except GatewayError as worse:
+        error = worse
+    response = refuse(request.app, error)
+    response.force_close()
+    return response
 
 
 def refuse(app: web.Application, error: GatewayError) -> web.Response:

@@ -61,6 +61,7 @@ def serve(context: click.Context, file: Path | None, host: str | None, port: int
 
     SIGTERM or Ctrl-C end it in order, a second one at once. SIGHUP has it read its file again.
     """
+    _keep_small()
     from sidestream.processes import supervisor
     from sidestream.processes.channel import Document
     from sidestream.sources import fetch
@@ -75,6 +76,7 @@ def serve(context: click.Context, file: Path | None, host: str | None, port: int
 @click.pass_context
 def recorder(context: click.Context, file: Path | None, control: int | None) -> None:
     """Run a recorder alone, beside gateways that have `recorder.mode: external`."""
+    _keep_small()
     from sidestream import config
     from sidestream.processes import checking
     from sidestream.recorder import process
@@ -95,6 +97,7 @@ def recorder(context: click.Context, file: Path | None, control: int | None) -> 
 @click.pass_context
 def relay(context: click.Context, control: int, listen: tuple[int, ...]) -> None:
     """Relay for a supervisor, which starts this itself."""
+    _keep_small()
     orders = _control(control)
     from sidestream.processes import checking
     from sidestream.processes import relay as process
@@ -111,6 +114,13 @@ def plan(context: click.Context) -> None:
     from sidestream.processes import checking
 
     context.exit(checking.main())
+
+
+def _keep_small() -> None:
+    """To be called before anything is imported."""
+    from sidestream.processes import lean
+
+    lean.import_structlog()
 
 
 def _control(number: int | None) -> Control:

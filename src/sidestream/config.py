@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sidestream import documents, registry, signatures
 from sidestream.documents import Expanded, join
@@ -21,11 +21,12 @@ from sidestream.options import Duration, Secret, Size
 from sidestream.providers import PROVIDERS
 from sidestream.registry import Kind, PluginSpec
 from sidestream.store import directory
+from sidestream.wire import trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "Viewer", "load", "to_yaml"]
+__all__ = ["Config", "Limits", "PluginSpec", "Recorder", "Retention", "Server", "Upstream", "Viewer", "load", "to_yaml"]
 
 _HOST = re.compile(r"[\w.:%-]+", re.ASCII)
 _URL_HOST = re.compile(r"[\w.:-]+", re.ASCII)
@@ -35,6 +36,7 @@ _BASE_PATH = re.compile(rf"(?:{_SEGMENT}[\w.~!$&'()*+,;=:@-]+)*/?", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]+")
 _MOST_WORKERS = 256
 _SHORTEST_TOKEN = 16
+_MOST_EXCHANGES = 1_000_000
 
 
 def host_name(value: str) -> str:
@@ -91,6 +93,49 @@ def upstream_url(value: str) -> str:
     if not _BASE_PATH.fullmatch(url.path):
         raise ValueError("its path may not have empty or dot segments, percent signs or braces")
     return value.rstrip("/")
+
+
+def certificates(value: Path | None) -> Path | None:
+    """A file with the certificates of those who vouch for an upstream."""
+    if value is not None:
+        trust.trusting(value)
+    return value
+
+
+def proxy_url(value: Secret | None) -> Secret | None:
+    """An HTTP proxy, perhaps with a user name and password. No message here repeats any of it."""
+    if value is None:
+        return None
+    text = value.reveal()
+    if not _PRINTABLE.fullmatch(text):
+        raise ValueError("expected a URL such as http://proxy.example.com:3128, in printable ASCII")
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("its host or port is not valid") from None
+    if url.scheme != "http" or not host or not _is_host(host) or not port:
+        raise ValueError("expected http://, a host and a port, such as http://proxy.example.com:3128")
+    if url.path not in {"", "/"} or "?" in text or "#" in text:
+        raise ValueError("no path, query or fragment belongs into it")
+    if not _can_be_basic(unquote(url.username or ""), unquote(url.password or "")):
+        raise ValueError("its user name may not contain ':', and neither name nor password more than Latin-1")
+    return value
+
+
+def _can_be_basic(user: str, password: str) -> bool:
+    """Whether RFC 7617 can say it."""
+    try:
+        return ":" not in user and bool(f"{user}:{password}".encode("latin-1"))
+    except UnicodeEncodeError:
+        return False
+
+
+def exchange_count(value: int) -> int:
+    """A number of calls at the same time; 0 is any."""
+    if not 0 <= value <= _MOST_EXCHANGES:
+        raise ValueError(f"expected a number from 1 to {_MOST_EXCHANGES}, or 0 for no limit")
+    return value
 
 
 def positive(value: Duration) -> Duration:
@@ -150,6 +195,16 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one relay process takes on at the same time, and of one body; 0 is no limit, but for `retry_after`."""
+
+    exchanges: Annotated[int, exchange_count] = 1000
+    exchanges_per_key: Annotated[int, exchange_count] = 0
+    retry_after: Annotated[Duration, positive] = Duration(1)
+    middleware_body: Size = Size(32 << 20)
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """What the store keeps of exchanges that are done with."""
 
@@ -184,9 +239,11 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One provider's address, and the idle limits towards it; no limit bounds a whole exchange."""
+    """One provider's address, the way there, and the idle limits towards it; no limit bounds a whole exchange."""
 
     url: Annotated[str, upstream_url]
+    ca_bundle: Annotated[Path | None, certificates] = None
+    proxy: Annotated[Secret | None, proxy_url] = None
     connect: Annotated[Duration, positive] = Duration(10)
     first_byte: Annotated[Duration, positive] = Duration(600)
     idle: Annotated[Duration, positive] = Duration(300)
@@ -198,6 +255,7 @@ class Config:
     """Everything that can be configured. `upstreams` is by provider; `middlewares` has the outermost first."""
 
     server: Server
+    limits: Limits
     recorder: Recorder
     viewer: Viewer
     upstreams: dict[str, Upstream]
@@ -208,7 +266,7 @@ class Config:
 _UPSTREAMS = MappingProxyType({"anthropic": Upstream("https://api.anthropic.com")})
 _MIDDLEWARES = ("trace_export", "auth_split", "body_capture", "stream_tee")
 
-_Section = TypeVar("_Section", Server, Upstream, Recorder, Viewer)
+_Section = TypeVar("_Section", Server, Limits, Upstream, Recorder, Viewer)
 
 
 def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Config:
@@ -225,6 +283,7 @@ def load(source: Path | bytes | Mapping[str, object] | None = None, env: Mapping
     ]
     config = Config(
         server=_section(Server, top.get("server"), Server(), "server", problems) or Server(),
+        limits=_section(Limits, top.get("limits"), Limits(), "limits", problems) or Limits(),
         recorder=_recorder(top.get("recorder"), env, problems),
         viewer=_section(Viewer, top.get("viewer"), Viewer(), "viewer", problems) or Viewer(),
         upstreams=_upstreams(top.get("upstreams"), problems),
@@ -243,12 +302,18 @@ def to_yaml(config: Config) -> dict[str, Any]:
     """The whole of a configuration as plain data for a YAML file, secrets as ``***``."""
     return {
         "server": signatures.to_yaml(asdict(config.server)),
+        "limits": signatures.to_yaml(asdict(config.limits)),
         "recorder": signatures.to_yaml(asdict(config.recorder)),
-        "viewer": signatures.to_yaml({item.name: getattr(config.viewer, item.name) for item in fields(Viewer)}),
-        "upstreams": {name: signatures.to_yaml(asdict(upstream)) for name, upstream in config.upstreams.items()},
+        "viewer": _options(config.viewer),
+        "upstreams": {name: _options(upstream) for name, upstream in config.upstreams.items()},
         "middlewares": [_entry(spec) for spec in config.middlewares],
         "sinks": [_entry(spec) for spec in config.sinks],
     }
+
+
+def _options(section: Viewer | Upstream) -> Any:
+    """A section that may hold a secret, which `asdict` could not copy."""
+    return signatures.to_yaml({item.name: getattr(section, item.name) for item in fields(section)})
 
 
 def _entry(spec: PluginSpec) -> object:

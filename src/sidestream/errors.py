@@ -52,14 +52,16 @@ class ConfigError(SidestreamError):
 class GatewayError(SidestreamError):
     """Answer this exchange ourselves: HTTP `status`, a stable `code` for ``x-sidestream-error``, and a message.
 
-    A middleware raises it before the response has begun; the client gets it in the provider's error shape.
+    A middleware raises it before the response has begun; the client gets it in the provider's error shape. With
+    `retry_after` it is told to come back in so many seconds.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
 
 class RelayError(SidestreamError):

@@ -10,12 +10,12 @@ client sent, keys included.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _MOST_LINES = 10_000
+_GATHERING = 0.02
+"""Seconds that the first line waits for others."""
 _configured: list[LineWriter] = []
 
 
@@ -38,14 +40,15 @@ class LineWriter:
     def __init__(self, stream: TextIO, *, most: int = _MOST_LINES) -> None:
         self.dropped = 0
         self._stream = stream
-        self._lines: queue.Queue[str | threading.Event] = queue.Queue(most)
-        threading.Thread(target=self._write, name="sidestream log", daemon=True).start()
+        self._most = most
+        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="sidestream log", daemon=True).start()
 
     def msg(self, line: str) -> None:
         """Log one line."""
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() < self._most:
+            self._lines.put(line)
+        else:
             self.dropped += 1
 
     debug = info = warning = error = critical = msg
@@ -53,21 +56,33 @@ class LineWriter:
     def flush(self, seconds: float) -> None:
         """Wait until what has been logged so far is written, `seconds` at most."""
         written = threading.Event()
-        with contextlib.suppress(queue.Full):
-            self._lines.put(written, timeout=seconds)
-            written.wait(seconds)
+        self._lines.put(written)
+        written.wait(seconds)
 
-    def _write(self) -> None:
+    def _work(self) -> None:
         while True:
-            line = self._lines.get()
-            if isinstance(line, threading.Event):
-                line.set()
-                continue
-            try:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
-                self.dropped += 1
+            lines: list[str] = []
+            item: str | threading.Event | None = self._lines.get()
+            if isinstance(item, str):
+                time.sleep(_GATHERING)  # waking up for each line would cost more than the line
+            while item is not None:
+                if isinstance(item, str):
+                    lines.append(item)
+                else:
+                    self._write(lines)
+                    lines = []
+                    item.set()
+                item = None if self._lines.empty() else self._lines.get()
+            self._write(lines)
+
+    def _write(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        try:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
+            self.dropped += len(lines)
 
 
 def configure(stream: TextIO | None = None, *, process: str | None = None) -> LineWriter:

@@ -65,6 +65,7 @@ _COUNTERS = (
 )
 _GAUGES = (
     _Family("live_exchanges", "relay.gauges.live", (), "Exchanges under way."),
+    _Family("live_exchanges_limit", "relay.gauges.most_live", (), "How many may be under way; 0 is any number."),
     _Family("waiting_bytes", "relay.gauges.waiting_bytes", (), "Memory of what was captured and is not written yet."),
     _Family("backlog_bytes", "recorder.gauges.backlog_bytes", (), "Journal that waits to be read."),
     _Family("oldest_unread_seconds", "recorder.gauges.oldest_unread_seconds", (), "Age of the oldest unread journal."),

@@ -60,7 +60,7 @@ def relay_stats(app: web.Application) -> RelayStats:
         "middleware_failures": counters.middleware_failures,
         "inexact": counters.inexact,
         "log_lines_dropped": logs.lines_dropped(),
-        "gauges": {"live": len(live), "waiting_bytes": app[INTAKE].waiting},
+        "gauges": {"live": len(live), "most_live": live.caps.exchanges, "waiting_bytes": app[INTAKE].waiting},
     }
 
 

@@ -52,6 +52,8 @@ class RelayGauges(TypedDict, total=False):
 
     live: int
     """Exchanges under way."""
+    most_live: int
+    """How many may be; 0 is any number."""
     waiting_bytes: int
     """Memory of what was captured and is not written down yet."""
 

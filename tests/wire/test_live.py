@@ -26,11 +26,12 @@ class Relay:
 async def test_a_watched_relay_is_swept_and_one_that_is_done_is_not() -> None:
     live, relay, other = Live(), Relay(), Relay()
     async with live.sweeping(0.01):
-        with live.watching(new_exchange(live), other):
-            pass
-        with live.watching(new_exchange(live), relay):
-            async with asyncio.timeout(5):
-                await relay.checked.wait()
+        done = new_exchange(live)
+        live.watch(done, other)
+        live.unwatch(done)
+        live.watch(new_exchange(live), relay)
+        async with asyncio.timeout(5):
+            await relay.checked.wait()
     assert not other.checked.is_set()
 
 
@@ -42,12 +43,12 @@ async def test_a_relay_that_cannot_be_checked_does_not_end_the_sweep_for_the_oth
 
     live, broken, other = Live(), Broken(), Relay()
     async with live.sweeping(0.01):
-        with live.watching(new_exchange(live), broken):
-            async with asyncio.timeout(5):
-                await broken.checked.wait()
-            with live.watching(new_exchange(live), other):
-                async with asyncio.timeout(5):
-                    await other.checked.wait()
+        live.watch(new_exchange(live), broken)
+        async with asyncio.timeout(5):
+            await broken.checked.wait()
+        live.watch(new_exchange(live), other)
+        async with asyncio.timeout(5):
+            await other.checked.wait()
 
 
 async def test_a_drain_ends_when_the_last_exchange_does() -> None:
@@ -63,9 +64,9 @@ async def test_a_drain_ends_when_the_last_exchange_does() -> None:
 async def test_a_drain_cuts_what_outlasts_it() -> None:
     live, relay = Live(), Relay()
     exchange = new_exchange(live)
-    with live.watching(exchange, relay):
-        draining = asyncio.ensure_future(live.drain(0.01))
-        async with asyncio.timeout(5):
-            await relay.cancelled.wait()
-        exchange.end()
-        assert 1 == await draining
+    live.watch(exchange, relay)
+    draining = asyncio.ensure_future(live.drain(0.01))
+    async with asyncio.timeout(5):
+        await relay.cancelled.wait()
+    exchange.end()
+    assert 1 == await draining

@@ -31,14 +31,10 @@ class BodyCapture:
         exchange = request[EXCHANGE]
         if exchange.traced:
             recording = request.get(RECORDING)
-            request[REQUEST_BODY] = capture = Capture(self._limit, recording and recording.request)
-            exchange.observe(_RequestListener(capture))
+            request[REQUEST_BODY] = capture = _RequestCapture(self._limit, recording and recording.request)
+            exchange.observe(capture)
         return await handler(request)
 
 
-class _RequestListener(Observer):
-    def __init__(self, capture: Capture) -> None:
-        self._capture = capture
-
-    def on_request_chunk(self, data: bytes) -> None:
-        self._capture.add(data)
+class _RequestCapture(Capture, Observer):
+    on_request_chunk = Capture.add

@@ -31,14 +31,10 @@ class StreamTee:
         exchange = request[EXCHANGE]
         if exchange.traced:
             recording = request.get(RECORDING)
-            request[RESPONSE_BODY] = capture = Capture(self._limit, recording and recording.response)
-            exchange.observe(_ResponseListener(capture))
+            request[RESPONSE_BODY] = capture = _ResponseCapture(self._limit, recording and recording.response)
+            exchange.observe(capture)
         return await handler(request)
 
 
-class _ResponseListener(Observer):
-    def __init__(self, capture: Capture) -> None:
-        self._capture = capture
-
-    def on_response_chunk(self, data: bytes) -> None:
-        self._capture.add(data)
+class _ResponseCapture(Capture, Observer):
+    on_response_chunk = Capture.add

@@ -34,6 +34,7 @@ async def gateway(
     upstream: str,
     *,
     limits: Mapping[str, Any] | None = None,
+    caps: Mapping[str, Any] | None = None,
     handler_cancellation: bool = True,
     shutdown_timeout: float = 1.0,
     **config: Any,
@@ -41,10 +42,10 @@ async def gateway(
     """Run a gateway in front of `upstream`, as the daemon would; yields the URL of its prefix.
 
     `config` are sections of the configuration (``middlewares=[…]``, ``sinks=[…]``). Unless given, there are no sinks,
-    and exchanges go through memory. `limits` are the upstream's.
+    and exchanges go through memory. `limits` are further options of the upstream, `caps` the section ``limits``.
     """
     upstreams = {"anthropic": {"url": upstream, **(limits or {})}}
-    sections = {"sinks": [], "recorder": {"mode": "none"}, **config, "upstreams": upstreams}
+    sections = {"sinks": [], "recorder": {"mode": "none"}, **config, "limits": caps or {}, "upstreams": upstreams}
     app = create_app(sections, raw_request_bodies=True)
     async with serving(
         app,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from ssl import SSLContext
     from types import TracebackType
 
     Script = Callable[["Received", "Connection"], Awaitable[None]]
@@ -89,9 +90,10 @@ class ScriptedUpstream:
 
     Without a script every request is answered with an empty 200. A script may raise `ConnectionError`: the connection
     ends. By default the body has been read before the script is called; with ``early=True`` it is called at the head.
+    With `ssl` it speaks TLS.
     """
 
-    def __init__(self, script: Script | None = None, *, early: bool = False) -> None:
+    def __init__(self, script: Script | None = None, *, early: bool = False, ssl: SSLContext | None = None) -> None:
         self.script = script
         self.requests: list[Received] = []
         self.activity = asyncio.Event()
@@ -100,6 +102,7 @@ class ScriptedUpstream:
         self.ended = asyncio.Event()
         """Set when a connection has ended."""
         self._early = early
+        self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -107,10 +110,11 @@ class ScriptedUpstream:
     def url(self) -> str:
         """Its origin."""
         assert self._server is not None  # noqa: S101
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "http" if self._ssl is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._ssl)
         return self
 
     async def __aexit__(

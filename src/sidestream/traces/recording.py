@@ -15,6 +15,8 @@ from sidestream.traces.keys import Keys
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_RESPONSE = Kind.RESPONSE  # as a global: this is the one kind that comes with every chunk
+
 
 class Recording:
     """One exchange on its way into an intake.
@@ -24,15 +26,14 @@ class Recording:
 
     def __init__(self, intake: Intake, begin: Callable[[], Begin], started: float) -> None:
         self._intake = intake
-        self._begin = begin
+        self._begin: Callable[[], Begin] | None = begin
         self._started = started
         self._number: int | None = None
-        self._begun = False
 
     @property
     def lost(self) -> bool:
         """Whether the intake had no room for it."""
-        return self._begun and self._number is None
+        return self._begin is None and self._number is None
 
     def request(self, data: bytes) -> None:
         """These bytes went upstream."""
@@ -44,7 +45,7 @@ class Recording:
 
     def response(self, data: bytes) -> None:
         """These bytes went downstream, now."""
-        self._put(Kind.RESPONSE, time.monotonic() - self._started, data)
+        self._put(_RESPONSE, time.monotonic() - self._started, data)
 
     def end(self, end: End) -> None:
         """It is over."""
@@ -63,9 +64,9 @@ class Recording:
         await self._intake.committed(self._number)
 
     def _put(self, kind: Kind, at: float, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            begin = msgspec.msgpack.encode(self._begin())  # first: what fails here must not stay open in the intake
+        if self._begin is not None:
+            ask, self._begin = self._begin, None  # it knows the request, which knows this
+            begin = msgspec.msgpack.encode(ask())  # first: what fails here must not stay open in the intake
             self._number = self._intake.open()
             if self._number is not None:
                 self._put(Kind.BEGIN, 0.0, begin)

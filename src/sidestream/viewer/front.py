@@ -56,8 +56,6 @@ _PATIENCE: Final = 10.0
 """Seconds that a form may take to arrive."""
 _REMEMBERED: Final = 30 * 86400
 
-SESSION: Final[dict[str, Any]] = {"auto_decompress": False, "timeout": aiohttp.ClientTimeout(total=None)}
-
 
 class _Viewer:
     """What the pass-through has to know of the recorder, as if it were a provider."""
@@ -110,13 +108,11 @@ class Front:
         # A new connection for each request: on a kept one a request could be lost to a recorder that just ended.
         connector = aiohttp.UnixConnector(str(self._socket), limit=0, force_close=True)
         async with contextlib.AsyncExitStack() as stack:
-            session = await stack.enter_async_context(
-                aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **SESSION)
-            )
+            await stack.enter_async_context(connector)
             await stack.enter_async_context(self._live.sweeping(1.0))
             upstream = Upstream(origin=URL("http://recorder"), base_path=MOUNT, limits=_LIMITS)
             self._gateway = Gateway(
-                compose([self._admit], PassThrough(session, {_NAME: upstream}, self._live)),
+                compose([self._admit], PassThrough(connector, {_NAME: upstream}, self._live)),
                 providers={_NAME: _Viewer()},
                 live=self._live,
                 raw_bodies=self._raw_bodies,

@@ -14,25 +14,26 @@ class Capture:
     Each piece goes to `taker` as it comes; without one, they are kept in `chunks`.
     """
 
-    __slots__ = ("_kept", "_taker", "chunks", "limit", "size", "truncated")
+    __slots__ = ("_room", "_taker", "chunks", "limit", "size", "truncated")
 
     def __init__(self, limit: int, taker: Callable[[bytes], None] | None = None) -> None:
         self.limit = limit
         self.chunks: list[bytes] = []
         self.size = 0
         self.truncated = False
-        self._kept = 0
+        self._room = limit
         self._taker = taker or self.chunks.append
 
     def add(self, data: bytes) -> None:
         """Take these bytes, or as many of them as there is room for."""
-        self.size += len(data)
-        room = self.limit - self._kept
-        if len(data) > room:
+        size = len(data)
+        self.size += size
+        if self._room < size:
             self.truncated = True
-            data = data[:room]
-        if data:
-            self._kept += len(data)
+            data = data[: self._room]
+            size = len(data)
+        if size:
+            self._room -= size
             self._taker(data)
 
     def join(self) -> bytes:

@@ -53,6 +53,8 @@ def refusal(error: GatewayError, provider: Provider, counters: Counters) -> web.
     """An answer of our own, in the provider's error shape; counted by its code."""
     counters.rejected[error.code] += 1
     headers = {"x-sidestream-error": error.code, "Server": "sidestream"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     body = provider.error_body(error.status, error.message)
     return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)
 
@@ -84,11 +86,14 @@ class Gateway:
             routes.check(request, raw_bodies=self._raw_bodies)
             route = self._parse(request.raw_path, prefix, self._providers)
         except GatewayError as error:
-            response = refusal(error, self._default, self._live.counters)
-            response.force_close()
-            return response
+            return self._turned_away(error, self._default)
+        provider = self._providers[route.provider]
+        try:
+            keys = self._live.caps.admit(request.headers, len(self._live))
+        except GatewayError as error:
+            return self._turned_away(error, provider)
         exchange = Exchange(
-            provider=self._providers[route.provider],
+            provider=provider,
             dataset=route.dataset,
             method=request.method,
             target=route.target,
@@ -105,16 +110,25 @@ class Gateway:
         finally:
             self._live.interrupt(exchange)
             exchange.end()
+            self._live.caps.release(keys)
+
+    def _turned_away(self, error: GatewayError, provider: Provider) -> web.StreamResponse:
+        """An answer to what never becomes an exchange. The connection ends with it: a body may be on its way."""
+        response = refusal(error, provider, self._live.counters)
+        response.force_close()
+        return response
 
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         try:
             response = await self._handler(request)
         except GatewayError as error:
-            exchange.error_code = error.code
-            response = refusal(error, exchange.provider, self._live.counters)
+            response = self._refused(exchange, error)
         except RelayError as error:  # settled, and the client's transport broken off, where it happened
             log.debug("relay_broken", exchange=exchange.id, error=type(error).__name__)
             return web.Response(status=499)
+        except web.HTTPRequestEntityTooLarge:  # a middleware reads the body, beyond what the application allows
+            refused = GatewayError(413, "body_too_large", "a middleware reads bodies here, and none as large as this")
+            response = self._refused(exchange, refused)
         except web.HTTPException as error:  # a middleware's way to answer
             response = error
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a middleware's bug must not become aiohttp's page
@@ -133,9 +147,11 @@ class Gateway:
     def _failed(self, exchange: Exchange, error: BaseException) -> web.StreamResponse:
         self._live.counters.middleware_failures += 1
         log.error("middleware_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))
-        exchange.error_code = "internal_error"
-        failure = GatewayError(500, "internal_error", "the gateway failed")
-        return refusal(failure, exchange.provider, self._live.counters)
+        return self._refused(exchange, GatewayError(500, "internal_error", "the gateway failed"))
+
+    def _refused(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
+        exchange.error_code = error.code
+        return refusal(error, exchange.provider, self._live.counters)
 
     def _second_response(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """A middleware came up with another response, or failed, after one had begun."""

@@ -13,7 +13,7 @@ import asyncio
 import enum
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from aiohttp import web
@@ -145,7 +145,7 @@ class Exchange:
         self.end_verifiable = True
         self.exact = True
         self._observers: list[Observer] = []
-        self._listeners: tuple[list[Observer], ...] = ([], [], [])
+        self._listeners: tuple[list[tuple[Observer, Callable[[Any], None]]], ...] = ([], [], [])
         self._pending: list[tuple[int, object]] = []
         self._scheduled = False
         self._detached: list[Observer] = []
@@ -156,9 +156,9 @@ class Exchange:
     def observe(self, observer: Observer) -> None:
         """Attach a listener, before the request is forwarded."""
         self._observers.append(observer)
-        for kind, name in enumerate(_METHODS):
+        for listeners, name in zip(self._listeners, _METHODS, strict=True):
             if getattr(type(observer), name) is not getattr(Observer, name):
-                self._listeners[kind].append(observer)
+                listeners.append((observer, getattr(observer, name)))
 
     def request_chunk(self, data: bytes) -> None:
         """Tell the observers of request bytes on their way upstream."""
@@ -210,26 +210,31 @@ class Exchange:
         self._scheduled = False
         pending, self._pending = self._pending, []
         for kind, what in pending:
-            name = _METHODS[kind]
-            for observer in self._listeners[kind]:
-                self._call(observer, name, what)
+            for observer, listen in self._listeners[kind]:
+                try:
+                    listen(what)
+                except BaseException as error:  # noqa: BLE001  # not even a sys.exit() in an observer may reach the relay
+                    self._detach(observer, _METHODS[kind], error)
         if self.ended is not None and not self._finished:
-            self._finished = True
-            for observer in self._observers:
-                self._call(observer, "on_end", self.outcome or Outcome.CANCELLED, self.error)
-            self._live.finished(self)
+            self._finish()
 
-    def _call(self, observer: Observer, name: str, *args: object) -> None:
-        try:
-            getattr(observer, name)(*args)
-        except BaseException as error:  # noqa: BLE001  # not even a sys.exit() in an observer may reach the relay
-            self._detach(observer, name, error)
+    def _finish(self) -> None:
+        self._finished = True
+        for observer in self._observers:
+            try:
+                observer.on_end(self.outcome or Outcome.CANCELLED, self.error)
+            except BaseException as error:  # noqa: BLE001  # as above
+                self._detach(observer, "on_end", error)
+        self._observers.clear()  # they know the request, which knows this exchange
+        self._listeners = ([], [], [])
+        self.before_end.clear()
+        self._live.finished(self)
 
     def _detach(self, observer: Observer, name: str, error: BaseException) -> None:
         if observer in self._detached:
             return
         self._detached.append(observer)
-        self._listeners = tuple([o for o in listeners if o is not observer] for listeners in self._listeners)
+        self._listeners = tuple([one for one in listeners if one[0] is not observer] for listeners in self._listeners)
         self._live.counters.observer_failures += 1
         log.error(
             "observer_detached",

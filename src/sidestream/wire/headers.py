@@ -44,21 +44,11 @@ def carriable(headers: CIMultiDictProxy[str]) -> bool:
 
 
 def end_to_end(headers: CIMultiDictProxy[str], *, drop: frozenset[str]) -> CIMultiDict[str]:
-    """The fields that travel on, as a new multidict: all but `drop` (lower case) and those named in ``Connection``.
-
-    A repeated name is spelt as it was the first time: aiohttp's client takes two spellings for a replacement.
-    """
+    """The fields that travel on, as a new multidict: all but `drop` (lower case) and those named in ``Connection``."""
     if "Connection" in headers:
         named = ",".join(headers.getall("Connection"))
         drop |= {name.strip().lower() for name in named.split(",")}
-    spelt: dict[str, str] = {}
-    return CIMultiDict(
-        [
-            (spelt.setdefault(lower, name), value)
-            for name, value in headers.items()
-            if (lower := name.lower()) not in drop
-        ]
-    )
+    return CIMultiDict([field for field in headers.items() if field[0].lower() not in drop])
 
 
 def request_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -18,9 +18,10 @@ import structlog
 from sidestream.stats import Histogram, status_name
 from sidestream.tasks import spawn, where
 from sidestream.wire.exchange import Outcome
+from sidestream.wire.limits import Caps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from aiohttp import web
 
@@ -37,6 +38,25 @@ class Swept(Protocol):
 
     def cancel(self) -> None:
         """Interrupt yourself: the gateway is shutting down, or a middleware has abandoned you."""
+
+
+class Waiting:
+    """What a relay waits for, for the sweep to see.
+
+    It is a `limit`, "" for what is under none of ours, and the number of `steps` made so far: a limit has passed when
+    neither has changed for that long.
+    """
+
+    __slots__ = ("limit", "steps")
+
+    def __init__(self) -> None:
+        self.limit = "first_byte"
+        self.steps = 0
+
+    def on(self, limit: str) -> None:
+        """From now on it waits for this."""
+        self.limit = limit
+        self.steps += 1
 
 
 @dataclass(slots=True)
@@ -56,9 +76,10 @@ class Counters:
 
 
 class Live:
-    """The exchanges and relays under way. The log says nothing of those of a `quiet` one."""
+    """The exchanges and relays under way, and the `caps` on them. The log says nothing of those of a `quiet` one."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, caps: Caps | None = None, quiet: bool = False) -> None:
+        self.caps = caps or Caps()
         self._quiet = quiet
         self.counters = Counters()
         self.closing = False
@@ -109,14 +130,13 @@ class Live:
         gone = request.transport is None or request.transport.is_closing()
         return Outcome.CLIENT_DISCONNECTED if gone and not self.closing else Outcome.CANCELLED
 
-    @contextlib.contextmanager
-    def watching(self, exchange: Exchange, relay: Swept) -> Iterator[None]:
-        """Let the sweep look after the relay of an exchange."""
+    def watch(self, exchange: Exchange, relay: Swept) -> None:
+        """Have the sweep look after the relay of an exchange, until `unwatch`."""
         self._relays[exchange] = relay
-        try:
-            yield
-        finally:
-            self._relays.pop(exchange, None)
+
+    def unwatch(self, exchange: Exchange) -> None:
+        """Its relay has ended."""
+        self._relays.pop(exchange, None)
 
     def interrupt(self, exchange: Exchange) -> bool:
         """End an exchange's relay, if a middleware has left it running; whether it had."""
@@ -159,6 +179,7 @@ class Live:
         while True:
             await asyncio.sleep(interval)
             now = loop.time()
+            self.caps.check(now)
             for exchange, relay in list(self._relays.items()):
                 try:
                     relay.check(now)

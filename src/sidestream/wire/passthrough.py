@@ -23,30 +23,36 @@ from sidestream.errors import (
     UpstreamFailed,
 )
 from sidestream.wire import headers
+from sidestream.wire.calling import Calls
 from sidestream.wire.exchange import EXCHANGE, Exchange, Outcome, ResponseHead
+from sidestream.wire.live import Waiting
 from sidestream.wire.sockets import closed_by_peer, reset
 from sidestream.wire.upload import Upload
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from multidict import CIMultiDict
 
+    from sidestream.wire.calling import Answer
     from sidestream.wire.live import Live
-    from sidestream.wire.upstream import Upstream
+    from sidestream.wire.upstream import Limits, Upstream
 
 NOT_OURS_TO_ADD: web.ResponseKey[list[str]] = web.ResponseKey("not_ours_to_add", list)
 """On a relayed response: the header fields the upstream did not send, though aiohttp would."""
 
+# A UnicodeError is a host's name that there cannot be.
+_UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, UnicodeError)
+
 # aiohttp adds these where they are absent; the promise is the sender's head and nothing else.
-_ADDED_TO_REQUESTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _ADDED_TO_RESPONSES = ("Server", "Date", "Content-Type")
 
 
 class PassThrough:
     """The innermost handler of the chain."""
 
-    def __init__(self, session: aiohttp.ClientSession, upstreams: dict[str, Upstream], live: Live) -> None:
-        self._session = session
-        self._upstreams = upstreams
+    def __init__(self, connector: aiohttp.BaseConnector, upstreams: Mapping[str, Upstream], live: Live) -> None:
+        self._upstreams = {name: (upstream, Calls(upstream, connector)) for name, upstream in upstreams.items()}
         self._live = live
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -56,9 +62,13 @@ class PassThrough:
         begun could not be finished; the client's transport has been broken off by then.
         """
         exchange = request[EXCHANGE]
-        relay = _Relay(request, exchange, self._upstreams[exchange.provider.name], self._live)
-        with self._live.watching(exchange, relay):
-            return await relay.run(self._session)
+        upstream, calls = self._upstreams[exchange.provider.name]
+        relay = _Relay(request, exchange, upstream.limits, self._live)
+        self._live.watch(exchange, relay)
+        try:
+            return await relay.run(calls)
+        finally:
+            self._live.unwatch(exchange)
 
 
 async def only_upstream_head(_request: web.Request, response: web.StreamResponse) -> None:
@@ -70,44 +80,43 @@ async def only_upstream_head(_request: web.Request, response: web.StreamResponse
 class _Relay:
     """One exchange on its way.
 
-    It says what it waits for in `_limit` ("" for what is under no limit of ours) and counts its steps in `_steps`; the
-    sweep sees a limit pass when neither has changed for that long, and interrupts the task.
+    It says what it waits for; the sweep sees a limit pass, and interrupts the task.
     """
 
-    def __init__(self, request: web.Request, exchange: Exchange, upstream: Upstream, live: Live) -> None:
+    def __init__(self, request: web.Request, exchange: Exchange, limits: Limits, live: Live) -> None:
         self._request = request
         self._exchange = exchange
-        self._upstream = upstream
+        self._limits = limits
         self._live = live
         self._task = asyncio.current_task()
-        self._limit = "first_byte"
-        self._steps = 0
+        self._waiting = Waiting()
         self._swept = -1
         self._swept_at = 0.0
         self._interrupted: RelayError | None = None
-        self._upload = Upload(request, exchange, self._wait)
+        self._upload = Upload(request, exchange, self._waiting)
         self._content: aiohttp.StreamReader | None = None
         self._upstream_closed = False
         self._upstream_reset = False
 
     def check(self, now: float) -> None:
         """Interrupt the relay when its client has gone or a limit has passed."""
-        if self._client_gone() or (self._limit == "write" and not self._upload.answered and self._client_closed()):
+        limit, steps = self._waiting.limit, self._waiting.steps
+        if self._client_gone() or (limit == "write" and not self._upload.answered and self._client_closed()):
             self._interrupt(ClientDisconnected("the client closed the connection"))
-        elif self._steps != self._swept or not self._limit:
-            self._swept = self._steps
+        elif steps != self._swept or not limit:
+            self._swept = steps
             self._swept_at = now
-        elif now - self._swept_at >= getattr(self._upstream.limits, self._limit):
-            self._interrupt(TimedOut(f"nothing moved for as long as '{self._limit}' allows"))
+        elif now - self._swept_at >= getattr(self._limits, limit):
+            self._interrupt(TimedOut(f"nothing moved for as long as '{limit}' allows"))
 
     def cancel(self) -> None:
         """Interrupt the relay because the gateway shuts down."""
         self._interrupt(ShutDown("the gateway is shutting down"))
 
-    async def run(self, session: aiohttp.ClientSession) -> web.StreamResponse:
+    async def run(self, calls: Calls) -> web.StreamResponse:
         """Relay; see `PassThrough.__call__`."""
         try:
-            answer = await self._open(session)
+            answer = await self._open(calls)
         except BaseException as error:  # noqa: BLE001  # whatever it is, the outcome is settled by it
             raise self._unanswered(error) from None
         closed = self._watch_connection(answer)
@@ -120,19 +129,10 @@ class _Relay:
 
     # Opening the upstream: everything before the response's head.
 
-    async def _open(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
-        limits = self._upstream.limits
-        answer = await session.request(
-            self._exchange.method,
-            self._upstream.url(self._exchange.target),
-            headers=self._exchange.request_headers,
-            data=await self._upload.body(),
-            allow_redirects=False,
-            skip_auto_headers=_ADDED_TO_REQUESTS,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=limits.connect, sock_connect=limits.connect, sock_read=None
-            ),
-        )
+    async def _open(self, calls: Calls) -> Answer:
+        exchange, upload = self._exchange, self._upload
+        body = await upload.body()
+        answer = await calls.call(exchange.method, exchange.target, exchange.request_headers, body, upload.sent)
         self._upload.answered = True
         if answer.status < 200:
             answer.close()
@@ -165,7 +165,7 @@ class _Relay:
             if self._upload.receiving:
                 return GatewayError(408, "request_timeout", "the request's body stopped arriving")
             return GatewayError(504, "upstream_timeout", "the upstream did not answer in time")
-        if isinstance(error, aiohttp.ClientConnectorError | UnicodeError):  # no such host, or none there can be
+        if isinstance(error, _UNREACHABLE):
             settle(Outcome.UPSTREAM_FAILED, error)
             return GatewayError(502, "upstream_unreachable", "the upstream could not be reached")
         if isinstance(error, aiohttp.ClientError | OSError | UpstreamFailed):
@@ -177,14 +177,17 @@ class _Relay:
 
     # Relaying the response.
 
-    async def _relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        exchange = self._exchange
-        kept, down = self._head(answer)
+    async def _relay(self, answer: Answer) -> web.StreamResponse:
+        exchange, content = self._exchange, answer.content
+        kept, reason = self._head(answer)
+        # What has come along with the head goes out along with the head.
+        first = b"" if exchange.before_end or content.exception() is not None else content.read_nowait()
+        down = self._response(answer, kept, reason, first)
         try:
-            self._wait("write")
+            self._waiting.on("write")
             self._check_first()
             head = ResponseHead(answer.status, answer.reason or "", kept)
-            head_is_all = answer.content.at_eof()
+            head_is_all = not first and content.at_eof()
             if exchange.before_end and head_is_all:
                 exchange.response_head(head)
                 await self._hold_the_end()
@@ -196,13 +199,17 @@ class _Relay:
             if exchange.head is None:
                 exchange.response_head(head)
             if exchange.before_end and not head_is_all:
-                await self._copy_but_the_end(answer.content, down)
-            else:
-                await self._copy(answer.content, down)
+                await self._copy_but_the_end(content, down)
+            elif not (isinstance(down, web.Response) and down.body):
+                await self._copy(content, down, first)
+                first = b""
             try:
                 await down.write_eof()
             except (ConnectionError, aiohttp.ClientError) as error:
                 raise ClientDisconnected("the client left before the response's end") from error
+            finally:
+                if first:
+                    exchange.response_chunk(first)
         except BaseException as error:  # noqa: BLE001  # whatever it is, the client must see the cut
             raise self._broken(error, down) from None
         exchange.settle(Outcome.COMPLETED)
@@ -212,24 +219,39 @@ class _Relay:
         if self._request.writer.output_size or self._exchange.ended is not None:
             raise RuntimeError("a middleware has begun a response of its own")
 
-    def _head(self, answer: aiohttp.ClientResponse) -> tuple[CIMultiDict[str], web.StreamResponse]:
-        """The fields that travel on, and a response with them, not yet prepared."""
+    def _head(self, answer: Answer) -> tuple[CIMultiDict[str], str | None]:
+        """The fields that travel on, and the reason phrase; None for one that cannot."""
         exchange = self._exchange
         kept, exact = headers.response_headers(answer.headers)
         reason: str | None = answer.reason or ""
         if not headers.carriable_text(reason or ""):
             reason, exact = None, False
         exchange.exact = exact
-        down = web.StreamResponse(status=answer.status, reason=reason, headers=kept)
-        down[NOT_OURS_TO_ADD] = [name for name in _ADDED_TO_RESPONSES if name not in kept]
         chunked = answer.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
         framed = chunked or "Content-Length" in answer.headers
         exchange.end_verifiable = framed or answer.content.at_eof()
-        return kept, down
+        return kept, reason
 
-    async def _copy(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
-        while chunk := await self._read(content):
+    def _response(self, answer: Answer, kept: CIMultiDict[str], reason: str | None, first: bytes) -> web.StreamResponse:
+        """A response with this head, not yet prepared; its `body` is `first` where that is all there is."""
+        measured = "Content-Length" in kept
+        down: web.StreamResponse
+        if first and (measured or self._request.version >= aiohttp.HttpVersion11):
+            # aiohttp sends the head of a `Response` along with its first bytes, and that of any other at once.
+            whole = self._exchange.end_verifiable and answer.content.at_eof()
+            down = web.Response(status=answer.status, reason=reason, headers=kept, body=first if whole else None)
+            if not measured:
+                down.enable_chunked_encoding()
+        else:
+            down = web.StreamResponse(status=answer.status, reason=reason, headers=kept)
+        down[NOT_OURS_TO_ADD] = [name for name in _ADDED_TO_RESPONSES if name not in kept]
+        return down
+
+    async def _copy(self, content: aiohttp.StreamReader, down: web.StreamResponse, chunk: bytes) -> None:
+        """Copy `chunk`, and all that follows."""
+        while chunk := chunk or await self._read(content):
             await self._write(down, chunk, chunk)
+            chunk = b""
 
     async def _copy_but_the_end(self, content: aiohttp.StreamReader, down: web.StreamResponse) -> None:
         """Copy, and hold the end back until `Exchange.before_end` is done: a length's last byte, or the chunks' end."""
@@ -245,13 +267,13 @@ class _Relay:
 
     async def _hold_the_end(self) -> None:
         """Await `Exchange.before_end`; how long that may take is for those to say who hold it."""
-        self._wait("")
+        self._waiting.on("")
         await self._exchange.hold_the_end()
-        self._wait("write")
+        self._waiting.on("write")
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """The upstream's next chunk; empty at the end."""
-        self._wait("idle")
+        self._waiting.on("idle")
         try:
             chunk = content.read_nowait() if self._upstream_closed else await content.readany()
         except (aiohttp.ClientError, OSError) as error:
@@ -263,7 +285,7 @@ class _Relay:
 
     async def _write(self, down: web.StreamResponse, data: bytes, seen: bytes) -> None:
         """Write `data` to the client; then the observers may know of what is `seen`, also when the client has gone."""
-        self._wait("write")
+        self._waiting.on("write")
         try:
             if data:
                 await down.write(data)
@@ -273,14 +295,12 @@ class _Relay:
             if seen:
                 self._exchange.response_chunk(seen)
 
-    def _watch_connection(self, answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    def _watch_connection(self, answer: Answer) -> asyncio.Future[None] | None:
         """See the upstream's connection end: aiohttp does not always tell the reader of a body (bad chunk size)."""
         self._content = answer.content
-        connection = answer.connection
-        protocol = connection.protocol if connection is not None else None
-        if protocol is None:
+        if not answer.connected or answer.protocol is None:
             return None
-        closed = protocol.closed
+        closed = answer.protocol.closed
         if closed is None:
             self._upstream_closed = True
         else:
@@ -291,7 +311,12 @@ class _Relay:
         self._upstream_closed = True
         self._upstream_reset = not closed.cancelled() and closed.exception() is not None
         content = self._content
-        if self._limit == "idle" and content is not None and not content.is_eof() and content.exception() is None:
+        if (
+            self._waiting.limit == "idle"
+            and content is not None
+            and not content.is_eof()
+            and content.exception() is None
+        ):
             content.set_exception(aiohttp.ClientPayloadError("the connection ended"))
 
     def _broken(self, error: BaseException, down: web.StreamResponse) -> BaseException:
@@ -321,15 +346,11 @@ class _Relay:
         framed = down.content_length is not None or self._request.version >= aiohttp.HttpVersion11
         if gently and framed:
             transport.close()
-            asyncio.get_running_loop().call_later(self._upstream.limits.write, transport.abort)
+            asyncio.get_running_loop().call_later(self._limits.write, transport.abort)
         else:
             reset(transport)
 
     # What the two halves share.
-
-    def _wait(self, limit: str) -> None:
-        self._limit = limit
-        self._steps += 1
 
     def _client_gone(self) -> bool:
         transport = self._request.transport

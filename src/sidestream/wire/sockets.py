@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -31,13 +30,6 @@ def closed_by_peer(transport: asyncio.WriteTransport) -> bool:
     if sock is None or not hasattr(socket, "TCP_INFO"):
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
-
-
-def readable(descriptor: int) -> bool:
-    """Whether something, or the end, waits to be read: asks the kernel and waits for nothing."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _tcp(transport: asyncio.WriteTransport) -> socket.socket | None:

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from aiohttp import web
-    from aiohttp.abc import AbstractStreamWriter
 
     from sidestream.wire.exchange import Exchange
+    from sidestream.wire.live import Waiting
 
 _ONE_WRITE = 1 << 20
 _PIECE = 1 << 16
 
 
 class Upload:
-    """One request's body. `wait` is told which limit applies from now on: ``idle``, ``write`` or ``first_byte``."""
+    """One request's body; `waiting` is told which limit applies from now on."""
 
-    def __init__(self, request: web.Request, exchange: Exchange, wait: Callable[[str], None]) -> None:
+    def __init__(self, request: web.Request, exchange: Exchange, waiting: Waiting) -> None:
         self._request = request
         self._exchange = exchange
-        self._wait = wait
+        self._waiting = waiting
         self.receiving = False
         """Whether the client's next piece is being awaited."""
         self.answered = False
@@ -33,8 +33,8 @@ class Upload:
         self.misused: RuntimeError | None = None
         """What a middleware did to the body that keeps it from being sent."""
 
-    async def body(self) -> aiohttp.Payload | AsyncIterator[bytes] | None:
-        """The body as aiohttp's client takes it; None if there is none."""
+    async def body(self) -> bytes | AsyncIterator[bytes] | None:
+        """The body: whole, or in pieces as they arrive; None if there is none. `sent` is to be called afterwards."""
         request, content = self._request, self._request.content
         if not request.body_exists:
             return None
@@ -50,12 +50,18 @@ class Upload:
         if len(data) > _ONE_WRITE:
             return self._sending(_in_pieces(data))
         self._exchange.request_chunk(data)
-        return _Whole(data, self._sent)
+        return data
+
+    def sent(self) -> None:
+        """All of it is on its way."""
+        self._exchange.request_complete = True
+        if not self.answered:
+            self._waiting.on("first_byte")
 
     async def _arriving(self) -> AsyncIterator[bytes]:
         size = 0
         while True:
-            self._wait("idle")
+            self._waiting.on("idle")
             self.receiving = True
             chunk = await self._request.content.readany()
             self.receiving = False
@@ -70,28 +76,10 @@ class Upload:
     async def _sending(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for piece in pieces:
             if self.answered:
-                await asyncio.get_running_loop().create_future()  # until aiohttp's client ends the upload
-            self._wait("write")
+                await asyncio.get_running_loop().create_future()  # until the upload is ended
+            self._waiting.on("write")
             yield piece
             self._exchange.request_chunk(piece)
-        self._sent()
-
-    def _sent(self) -> None:
-        self._exchange.request_complete = True
-        if not self.answered:
-            self._wait("first_byte")
-
-
-class _Whole(aiohttp.BytesPayload):
-    """A body that is here already; `sent` is called once it has been written."""
-
-    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._on_sent = sent
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        await super().write_with_length(writer, content_length)
-        self._on_sent()
 
 
 async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:

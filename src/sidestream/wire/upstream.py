@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass
+import select
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from sidestream.wire.sockets import readable
-
 if TYPE_CHECKING:
+    import asyncio
+    from ssl import SSLContext
+
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
     from yarl import URL
@@ -36,10 +38,10 @@ class Upstream:
     origin: URL
     base_path: str
     limits: Limits
-
-    def url(self, target: str) -> URL:
-        """The URL of a raw target (path and query as they came). Nothing in a target can change the origin."""
-        return self.origin.with_path(self.base_path + target, encoded=True)
+    ssl: SSLContext | bool = True
+    """Whom to trust; True: whom the system trusts."""
+    proxy: URL | None = field(default=None, repr=False)  # with a password, perhaps
+    """An HTTP proxy on the way there."""
 
 
 class CleanConnector(aiohttp.TCPConnector):
@@ -52,7 +54,7 @@ class CleanConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: dict[ResponseHandler, select.poll] = {}
 
     async def connect(
         self,
@@ -63,19 +65,22 @@ class CleanConnector(aiohttp.TCPConnector):
         """A connection for a request: pooled and clean, or new."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol not in self._known:  # new, not pooled: TLS may have something to say after its handshake
-                self._known.add(protocol)
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None:
                 return connection
-            if _is_clean(connection):
+            poll = self._known.get(protocol)
+            if poll is None:  # new, not pooled: TLS may have something to say after its handshake
+                self._know(protocol, transport)
+                return connection
+            if not protocol.should_close and not poll.poll(0):
                 return connection
             connection.close()
 
-
-def _is_clean(connection: Connection) -> bool:
-    """Whether nothing has arrived: neither read already, nor in the kernel's buffer (an end counts as something)."""
-    protocol, transport = connection.protocol, connection.transport
-    if protocol is None or transport is None:
-        return True
-    sock = transport.get_extra_info("socket")
-    return not protocol.should_close and (sock is None or not readable(sock.fileno()))
+    def _know(self, protocol: ResponseHandler, transport: asyncio.Transport) -> None:
+        """Be able to ask the kernel whether anything waits to be read there, the end included."""
+        poll = select.poll()
+        if (sock := transport.get_extra_info("socket")) is not None:
+            poll.register(sock.fileno(), select.POLLIN)
+        self._known[protocol] = poll
+        if (closed := protocol.closed) is not None:
+            closed.add_done_callback(lambda _: self._known.pop(protocol, None))

@@ -26,10 +26,11 @@ _KINDS = ("relay", "recorder")
 class GatewayProcess:
     """One ``sidestream serve`` in `folder`, with the data directory ``folder/data``; its log is ``folder/log``.
 
-    `config` are sections of its configuration. `start` may be called again after `kill`, and takes the same port.
+    `config` are sections of its configuration, and `descriptors` is how many each process may have open. `start` may
+    be called again after `kill`, and takes the same port.
     """
 
-    def __init__(self, folder: Path, upstream: str, **config: Any) -> None:
+    def __init__(self, folder: Path, upstream: str, *, descriptors: int | None = None, **config: Any) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.log = folder / "log"
@@ -39,6 +40,7 @@ class GatewayProcess:
         recorder = {"dir": str(self.data), "min_free": 0, **config.pop("recorder", {})}
         self.config = {"upstreams": {"anthropic": {"url": upstream}}, "sinks": [], "recorder": recorder, **config}
         self._port = 0
+        self._launcher = ("sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh") if descriptors else ()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -58,7 +60,17 @@ class GatewayProcess:
         self.write_config()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sidestream", "serve", "-c", str(self.file), "--port", str(self._port)),
+                *(
+                    *self._launcher,
+                    sys.executable,
+                    "-m",
+                    "sidestream",
+                    "serve",
+                    "-c",
+                    str(self.file),
+                    "--port",
+                    str(self._port),
+                ),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )

@@ -1,32 +1,39 @@
 """The standalone gateway's HTTP server: aiohttp's, set up for relaying, with errors that never quote what came in.
 
 Only aiohttp's public classes are used. The protocol is subclassed because aiohttp's own answer to a malformed request,
-and its log line, repeat raw header bytes: keys included.
+and its log line, repeat raw header bytes: keys included. What aiohttp sets no limit to has one here: connections, the
+time and the size of a head, the framing of a body, and requests sent ahead of their turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
+from yarl import URL
 
 from sidestream.app import refuse
 from sidestream.errors import GatewayError
 from sidestream.processes import listening
+from sidestream.tasks import spawn
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Sequence
+
+    from aiohttp import StreamReader
 
 log = structlog.get_logger()
 
 _OPTIONS: dict[str, Any] = {
     "access_log": None,
     "auto_decompress": False,
-    "keepalive_timeout": 75.0,  # also the deadline for a request's head
+    "keepalive_timeout": 75.0,
     "lingering_time": 10.0,
     "max_field_size": 1 << 16,
     "max_headers": 256,
@@ -35,27 +42,55 @@ _OPTIONS: dict[str, Any] = {
 }
 _PAUSE = 0.3
 """Seconds between closing the listening socket and closing connections: those just accepted still get their answer."""
+_HEAD_TIMEOUT = 30.0
+"""Seconds from the first byte of a request's head to its last."""
+_HEAD = 1 << 19
+"""Bytes of a head, at least, before it is refused: more than one read, since a body may come in the same."""
+_FRAMING = 1 << 16
+_FRAMING_PER_BYTE = 8
+"""A chunked body may have so many bytes of framing, and so many more per byte of content: one-byte chunks need five."""
+_AHEAD = 1 << 22
+"""Bytes of further requests that may come while one is being answered."""
+_PARTING = 2.0
+"""Seconds that a client has to take in a last answer while it still sends."""
+_LOOK_EVERY = 1 << 18
+"""Bytes between two looks at what a connection has sent."""
+_NO_HEAD = b"\0"
+"""What no head may contain: it ends the parser's wait for the rest of one."""
+_ANYWHERE = URL("/*")
+"""Where a request goes whose target is no path: to no route, and so to an answer of ours instead of aiohttp's."""
 
 
 class FrontDoor(web.RequestHandler):
-    """aiohttp's protocol, with another answer to what cannot be parsed, and an end to idle connections.
+    """aiohttp's protocol, with another answer to what cannot be parsed, limits, and an end to idle connections.
 
     When aiohttp starts to shut down, it leaves idle connections open but stops serving them: a pooled client that used
     one would wait for nothing. Here they are closed at once.
+
+    A read costs an addition and a comparison. Only every so many bytes somebody looks at what they were.
     """
 
-    __slots__ = ("_app", "_doors", "_idle")
+    __slots__ = ("_ahead_from", "_app", "_content", "_doors", "_idle", "_refusal", "_room", "_taken")
 
     def __init__(self, app: web.Application, doors: Doors, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._app = app
         self._doors = doors
         self._idle = True
+        self._content: StreamReader = EMPTY_PAYLOAD
+        self._taken = 0
+        self._room = _HEAD
+        self._ahead_from: int | None = None
+        self._refusal: GatewayError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count a connection."""
-        self._doors.entered(self)
-        super().connection_made(transport)
+        """Take a connection in, or turn it away where there are too many."""
+        if self._doors.entered(self):
+            super().connection_made(transport)
+            return
+        error = GatewayError(503, "too_many_connections", "the gateway has as many connections as it can serve")
+        transport.write(_on_the_wire(refuse(self._app, error)))  # type: ignore[attr-defined]  # it is one for TCP
+        transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget a connection."""
@@ -64,22 +99,75 @@ class FrontDoor(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes of a request."""
-        self._idle = False
+        if self._idle and data and self._content.is_eof():  # else the rest of a body that has been answered
+            self._idle = False
+            self._taken, self._room = 0, _HEAD
+            self._doors.expected(self)
+        if self._taken > self._room and not self._bearable():
+            return
+        self._taken += len(data)
         super().data_received(data)
 
-    def begun(self) -> None:
+    def begun(self, content: StreamReader) -> None:
         """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer."""
         self._idle = False
+        self._content = content
+        self._taken, self._room = 0, _FRAMING
+        self._ahead_from = None
+        self._doors.came(self)
+
+    def head_overdue(self) -> None:
+        """Refuse a request whose head does not come to an end."""
+        self._refuse_head(GatewayError(408, "request_timeout", "the request's head did not arrive in time"))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request has begun to come, and none is being answered."""
+        return self._idle
+
+    def take_no_more(self) -> None:
+        """Throw away what else may come; the connection ends after the answer under way."""
+        super().close()
+        self._room = sys.maxsize
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
         """Learn that a request has been answered; nothing is logged here."""
         self._idle = True
+        if response.status == 408 and "x-sidestream-error" in response.headers and not self._content.is_eof():
+            self._content.feed_eof()  # its body has stopped arriving: there is no sense in waiting for the rest
+            self.take_no_more()
 
     def close(self) -> None:
         """Stop serving this connection: at once when it is idle, else after the request under way."""
         super().close()
         if self._idle and self.transport is not None:
             self.transport.close()
+
+    def _bearable(self) -> bool:
+        """Look at what has come, and refuse what is too much."""
+        content = self._content
+        if self._doors.expects(self):
+            self._refuse_head(GatewayError(431, "head_too_large", "the request's head is too large"))
+            return False
+        if content.is_eof():
+            if self._ahead_from is None:
+                self._ahead_from = self._taken
+            if self._taken - self._ahead_from > _AHEAD:
+                log.warning("request_refused", status=None, error="too_much_ahead")
+                self.take_no_more()
+                return False
+        elif self._taken - content.total_bytes > _FRAMING + _FRAMING_PER_BYTE * content.total_bytes:
+            content.set_exception(web.RequestPayloadError("more framing than body"))
+            content.feed_eof()
+            self.take_no_more()
+            return False
+        self._room = self._taken + _LOOK_EVERY
+        return True
+
+    def _refuse_head(self, error: GatewayError) -> None:
+        self._doors.came(self)
+        self._refusal = error
+        super().data_received(_NO_HEAD)
 
     def handle_error(
         self,
@@ -91,29 +179,58 @@ class FrontDoor(web.RequestHandler):
         """Answer a malformed request (400), or a defect of ours (500), in the provider's error shape."""
         if isinstance(exc, ConnectionError):  # the client has merely left
             raise exc
-        log.warning("request_refused", status=status, error=type(exc).__name__ if exc is not None else None)
+        if self._refusal is not None:
+            status, exc = self._refusal.status, self._refusal
+        what = exc.code if isinstance(exc, GatewayError) else type(exc).__name__ if exc is not None else None
+        log.warning("request_refused", status=status, error=what)
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; there can be no second one")
-        error = GatewayError(status, "bad_request", "the request is not well-formed HTTP")
+        error = self._refusal or GatewayError(status, "bad_request", "the request is not well-formed HTTP")
         if status >= 500:
             error = GatewayError(status, "internal_error", "the gateway failed")
-        response = refuse(self._app, error)
-        response.force_close()
-        return response
+        return _Farewell(self, refuse(self._app, error))
+
+
+class _Farewell(web.Response):
+    """A last answer, to somebody who may still be sending.
+
+    Closing a socket that holds unread bytes resets the connection, and the answer would be lost. So the client is told
+    that this was all, and has a moment to leave; what it sends meanwhile is thrown away.
+    """
+
+    def __init__(self, door: FrontDoor, answer: web.Response) -> None:
+        super().__init__(status=answer.status, headers=answer.headers, body=answer.body)
+        self._door = door
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write the answer, and wait until the client has gone: `_PARTING` seconds at most."""
+        await super().write_eof(data)
+        self._door.take_no_more()
+        transport = self._door.transport
+        if transport is None or not transport.can_write_eof():
+            return
+        transport.write_eof()
+        await asyncio.sleep(_PARTING)  # cancelled as soon as the client has left
 
 
 class Doors:
-    """Where connections come in: the listening sockets, and the connections that have come."""
+    """Where connections come in: the listening sockets, and the connections that have come: `most` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.port = 0
         self.retiring = False
         """Whether no connection is to be used again: each further answer says ``Connection: close``."""
         self.empty = asyncio.Event()
         """Whether there is no connection."""
         self.empty.set()
+        self._most = most
+        self._full = False
         self._servers: list[asyncio.AbstractServer] = []
-        self._inside: set[FrontDoor] = set()
+        self._inside: dict[FrontDoor, None] = {}
+        """The longest there first."""
+        self._expected: dict[FrontDoor, float] = {}
+        """Connections with the beginning of a head, and since when: the oldest first."""
 
     def opened(self, server: asyncio.Server) -> None:
         """Listen there, too."""
@@ -133,16 +250,55 @@ class Doors:
         self.retiring = True
         self.shut()
 
-    def entered(self, door: FrontDoor) -> None:
-        """A connection has come."""
-        self._inside.add(door)
+    def entered(self, door: FrontDoor) -> bool:
+        """A connection has come; whether there is room for it."""
+        if len(self._inside) >= self._most:
+            if not self._full:
+                self._full = True
+                log.warning("connections_refused", most=self._most)
+            return False
+        self._inside[door] = None
         self.empty.clear()
+        return True
 
     def left(self, door: FrontDoor) -> None:
         """A connection has gone."""
-        self._inside.discard(door)
+        self._expected.pop(door, None)
+        self._inside.pop(door, None)
+        if self._full and len(self._inside) <= self._most * 0.9:
+            self._full = False
+            log.info("connections_welcomed", most=self._most)
         if not self._inside:
             self.empty.set()
+
+    def expected(self, door: FrontDoor) -> None:
+        """A head has begun to come."""
+        self._expected[door] = asyncio.get_running_loop().time()
+
+    def expects(self, door: FrontDoor) -> bool:
+        """Whether a head has begun to come, and is not here."""
+        return door in self._expected
+
+    def came(self, door: FrontDoor) -> None:
+        """A head is here, or is waited for no longer."""
+        self._expected.pop(door, None)
+
+    async def watch(self, head_timeout: float) -> None:
+        """Refuse heads that take longer than so many seconds, and make room where there is none; to within a second."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, head_timeout / 4))
+            overdue = loop.time() - head_timeout
+            for door in [door for door, since in self._expected.items() if since < overdue]:
+                door.head_overdue()
+            if self._full:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Close connections that are idle, the longest there first: a tenth of the most, if there are so many."""
+        idle = (door for door in self._inside if door.idle)
+        for door in list(itertools.islice(idle, self._most // 10 + 1)):
+            door.close()
 
 
 @contextlib.asynccontextmanager
@@ -164,8 +320,13 @@ async def open_doors(
     handler_cancellation: bool = True,
     shutdown_timeout: float = 1.0,
     pause: float = _PAUSE,
+    head_timeout: float = _HEAD_TIMEOUT,
+    most_connections: int | None = None,
 ) -> AsyncIterator[Doors]:
     """Serve `app` on listening sockets, which are closed with it, as long as this context lasts.
+
+    A request's head has `head_timeout` seconds. There are `most_connections` at once; unless given, as many as this
+    process may have descriptors for.
 
     At the end: stop listening, wait `pause` seconds, run the application's shutdown (which drains its streams), and
     cancel what is left after `shutdown_timeout` seconds.
@@ -173,7 +334,8 @@ async def open_doors(
     runner = web.AppRunner(
         app, handler_cancellation=handler_cancellation, shutdown_timeout=shutdown_timeout, **_OPTIONS
     )
-    doors = Doors()
+    doors = Doors(most_connections or listening.most_connections())
+    watching = spawn(doors.watch(head_timeout), name="heads")
     try:
         await runner.setup()
         server = runner.server
@@ -197,6 +359,8 @@ async def open_doors(
         for sock in sockets:
             sock.close()
         await runner.cleanup()
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 def _announce_requests(server: web.Server, doors: Doors) -> None:
@@ -204,9 +368,20 @@ def _announce_requests(server: web.Server, doors: Doors) -> None:
     make_request = server.request_factory
 
     def begin(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        protocol.begun()
-        if doors.retiring:
+        protocol.begun(payload)
+        if doors.retiring or message.upgrade:  # aiohttp loses what comes right behind an upgrade that it does not know
             message = message._replace(should_close=True)
+        if message.path[0] != "/" or message.method == "CONNECT":
+            message = message._replace(url=_ANYWHERE)
         return make_request(message, payload, protocol, writer, task)
 
     server.request_factory = begin
+
+
+def _on_the_wire(response: web.Response) -> bytes:
+    """An answer to a connection of which no request is read."""
+    body = response.body
+    assert isinstance(body, bytes)  # noqa: S101  # `refuse` made it
+    fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sidestream.errors import SidestreamError
 from sidestream.processes import listening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def closed(sockets: list[socket.socket]) -> list[tuple[str, int]]:
@@ -53,3 +58,30 @@ def test_a_port_that_is_let_go_of_meanwhile_is_taken() -> None:
 def test_a_host_that_is_not_here_is_a_clear_error(host: str) -> None:
     with pytest.raises(SidestreamError, match=r"^cannot listen on "):
         listening.bind(host, 0)
+
+
+@pytest.fixture
+def descriptors() -> Iterator[Callable[[int], None]]:
+    """Sets how many this process may have, for the time of a test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda number: resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_connection_takes_two_descriptors_and_some_are_left_for_the_rest(
+    descriptors: Callable[[int], None],
+) -> None:
+    descriptors(1064)
+    assert 500 == listening.most_connections()
+
+
+def test_there_is_room_for_one_connection_at_least(descriptors: Callable[[int], None]) -> None:
+    descriptors(50)
+    assert 1 == listening.most_connections()
+
+
+def test_a_process_takes_as_many_descriptors_as_it_may(descriptors: Callable[[int], None]) -> None:
+    descriptors(1000)
+    listening.raise_descriptor_limit()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert (1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)) == soft

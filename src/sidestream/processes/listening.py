@@ -5,7 +5,9 @@ So a relay can be replaced without a connection being refused (with a socket of 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import resource
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +23,9 @@ _PATIENCE = 1.0
 """Seconds that a port may be taken still: what a killed supervisor has left behind lets go of it within moments."""
 _STEP = 0.05
 _TRIES = 10
+_MOST_DESCRIPTORS = 1 << 16
+_OTHER_DESCRIPTORS = 64
+"""What a process needs beside its connections: the journal, the log, the recorder's socket, look-ups of names."""
 
 
 def bind(host: str, port: int, *, patience: float = _PATIENCE) -> list[socket.socket]:
@@ -41,6 +46,23 @@ def bind(host: str, port: int, *, patience: float = _PATIENCE) -> list[socket.so
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no such address"
         raise SidestreamError(f"cannot listen on {host}:{port}: {reason}") from None
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has another limit below its infinity
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections() -> int:
+    """How many connections this process can serve: each needs a descriptor, and one more for its upstream."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY or soft > _MOST_DESCRIPTORS:
+        soft = _MOST_DESCRIPTORS
+    return max(1, (soft - _OTHER_DESCRIPTORS) // 2)
 
 
 _Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]

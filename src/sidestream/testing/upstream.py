@@ -155,7 +155,7 @@ class ScriptedUpstream:
 
     async def _read_body(self, reader: asyncio.StreamReader, received: Received) -> None:
         if received.header("Transfer-Encoding"):
-            while size := int(await reader.readline(), 16):
+            while size := int(await reader.readuntil(b"\n"), 16):
                 received.body += await reader.readexactly(size)
                 await reader.readexactly(2)
                 self.activity.set()

@@ -24,7 +24,8 @@ _KEY = re.compile(r"sk-[a-z]+|inv-[0-9a-f]{32}")
 """What a key begins with; as a dataset's name it would be written down everywhere."""
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _TARGET = re.compile(r"/[!$-~]*")  # printable ASCII without '"' and '#'
-_DOT_SEGMENT = re.compile(r"(?:^|[/\\])(?:\.|%2e){1,2}(?:[/\\?]|$)|%00|\\|%5c", re.IGNORECASE)
+_TWO_READINGS = re.compile(r"(?:^|/|%2f)(?:\.|%2e){1,2}(?:/|%2f|$)|%0[0ad]|\\|%5c", re.IGNORECASE)
+"""In a path: dot segments, backslashes, NUL and line ends, encoded or not."""
 
 
 class Route(NamedTuple):
@@ -84,8 +85,8 @@ def check(request: web.Request, *, raw_bodies: bool) -> None:
 def _check_target(target: str) -> None:
     if not _TARGET.fullmatch(target) or target.startswith("//"):
         raise GatewayError(400, "bad_target", "the request's target must be a path with printable ASCII characters")
-    if _DOT_SEGMENT.search(target.partition("?")[0]):
-        raise GatewayError(400, "bad_target", "dot segments, backslashes and NUL are not relayed")
+    if _TWO_READINGS.search(target.partition("?")[0]):
+        raise GatewayError(400, "bad_target", "dot segments, backslashes, NUL and line ends are not relayed")
 
 
 def _check_host(request: web.Request) -> None:

@@ -1,0 +1,236 @@
+"""What arrives at the edge: refused with a clear answer or relayed as it is, never changed; and limits to all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from raw_requests import CANARY, END, PATH, REFUSED, RELAYED, Refused, Relayed, Seen, chunks, length, request
+from rawhttp import connect, exchange
+from sidestream import create_app
+from sidestream.processes import listening
+from sidestream.server import open_doors
+from sidestream.testing import ScriptedUpstream, gateway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidestream.testing.upstream import Connection, Received
+
+
+@pytest.fixture
+async def url(upstream: ScriptedUpstream) -> AsyncIterator[str]:
+    async with gateway(upstream.url) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting() -> AsyncIterator[tuple[str, ScriptedUpstream]]:
+    """A gateway and its upstream for all requests of the tables."""
+    async with ScriptedUpstream() as upstream, gateway(upstream.url) as url:
+        yield url, upstream
+
+
+def seen(upstream: ScriptedUpstream) -> list[Seen]:
+    return [Seen(one.method, one.target, bytes(one.body)) for one in upstream.requests if one.complete]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_could_be_misunderstood_is_refused(
+    lasting: tuple[str, ScriptedUpstream], case: Refused, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the provider's error shape; the connection ends, nothing is repeated or logged, and the gateway serves on."""
+    url, upstream = lasting
+    upstream.requests.clear()
+    async with connect(url) as client:
+        await client.send(case.raw)
+        answer = await client.answer()
+        assert not await client.rest()
+    assert (case.status, case.code) == (answer.status, answer.field("x-sidestream-error"))
+    error = json.loads(answer.body)
+    assert "error" == error["type"]
+    assert {"type", "message"} == set(error["error"])
+    assert [] == seen(upstream)
+    assert 200 == (await exchange(url, length("2"))).status
+    assert CANARY not in "".join([answer.head.decode(), answer.body.decode(), *capfd.readouterr()])
+
+
+@pytest.mark.parametrize("case", RELAYED, ids=str)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_understood_is_relayed_as_it_is(
+    lasting: tuple[str, ScriptedUpstream], case: Relayed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As one request; and the next one on the same connection begins where this one ends."""
+    url, upstream = lasting
+    upstream.requests.clear()
+    async with connect(url) as client:
+        await client.send(case.raw)
+        assert 200 == (await client.answer()).status
+        assert [case.seen] == seen(upstream)
+        if case.stays:
+            await client.send(length("4", b"next"))
+            assert 200 == (await client.answer()).status
+            assert [case.seen, Seen(body=b"next")] == seen(upstream)
+        else:
+            assert b"" == await client.rest()
+    assert CANARY not in "".join(capfd.readouterr())
+
+
+async def test_trailers_are_dropped(url: str, upstream: ScriptedUpstream) -> None:
+    await exchange(url, chunks(b"1\r\nx\r\n0\r\nX-Trailer: a\r\n\r\n"))
+    assert [] == upstream.requests[0].header("X-Trailer")
+
+
+async def test_an_upgrade_is_not_asked_for_upstream(url: str, upstream: ScriptedUpstream) -> None:
+    await exchange(url, request("Connection: Upgrade\r\nUpgrade: websocket\r\n", method="GET"))
+    assert [] == upstream.requests[0].header("Upgrade") + upstream.requests[0].header("Connection")
+
+
+async def test_pipelined_requests_are_answered_in_order(upstream: ScriptedUpstream) -> None:
+    async def repeat(received: Received, connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(received.body), received.body))
+
+    upstream.script = repeat
+    numbers = [str(number).encode() for number in range(300)]
+    async with gateway(upstream.url) as url, connect(url) as client:
+        await client.send(b"".join(length(str(len(number)), number) for number in numbers))
+        assert numbers == [(await client.answer()).body for _ in numbers]
+
+
+async def test_with_what_cannot_be_understood_everything_is_refused_that_came_with_it(
+    url: str, upstream: ScriptedUpstream
+) -> None:
+    async with connect(url) as client:
+        await client.send(length("2") + length("+2") + length("2"))
+        assert 400 == (await client.answer()).status
+        assert not await client.rest()
+    assert [] == upstream.requests
+
+
+async def test_who_sends_too_much_ahead_of_its_turn_is_answered_once_more(upstream: ScriptedUpstream) -> None:
+    """Requests behind one that takes its time are kept within limits; beyond them the connection is over."""
+    go_on = asyncio.Event()
+
+    async def hesitate(_received: Received, connection: Connection) -> None:
+        await go_on.wait()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    upstream.script = hesitate
+    big = request(f"X: {'a' * 60_000}\r\n" * 8, method="GET")
+    async with gateway(upstream.url) as url, connect(url) as client:
+        await client.send(big * 60)
+        go_on.set()
+        assert 200 == (await client.answer()).status
+        assert not await client.rest()
+    assert 1 == len(upstream.requests)
+
+
+async def test_a_head_that_trickles_has_a_deadline(upstream: ScriptedUpstream) -> None:
+    config = {"sinks": [], "recorder": {"mode": "none"}, "upstreams": {"anthropic": {"url": upstream.url}}}
+    app = create_app(config, raw_request_bodies=True)
+    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, head_timeout=0.1) as doors:
+        url = f"http://127.0.0.1:{doors.port}"
+        async with connect(url) as idle, connect(url) as slow:
+            await idle.send(length("2"))
+            assert 200 == (await idle.answer()).status
+            await slow.send(f"POST {PATH} HTTP/1.1\r\nHost: g\r\nx-api-key: {CANARY}".encode())
+            answer = await slow.answer()
+            assert (408, "request_timeout") == (answer.status, answer.field("x-sidestream-error"))
+            assert not await slow.rest()
+            await idle.send(length("2"))
+            assert 200 == (await idle.answer()).status
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [length("9", b"abc"), chunks(b"3\r\nabc\r\n"), chunks(b"3\r\nabc\r\n5"), chunks(b"ffffffffffffffff\r\nabc")],
+    ids=["length", "chunks", "half a chunk size", "a chunk without end"],
+)
+async def test_a_body_that_stops_arriving_has_a_deadline(upstream: ScriptedUpstream, beginning: bytes) -> None:
+    async with gateway(upstream.url, limits={"idle": "50ms"}) as url, connect(url) as client:
+        await client.send(beginning)
+        answer = await client.answer()
+    assert (408, "request_timeout") == (answer.status, answer.field("x-sidestream-error"))
+    assert [] == seen(upstream)
+
+
+async def test_a_body_that_turns_out_malformed_never_comes_to_an_end(upstream: ScriptedUpstream) -> None:
+    async with gateway(upstream.url, limits={"idle": "50ms"}) as url, connect(url) as client:
+        await client.send(chunks(b"3\r\nabc\r\n"))
+        await upstream.activity.wait()
+        await client.send(b"zz\r\nabc\r\n" + END)
+        assert (await client.answer()).status in {400, 408}
+        assert not await client.rest()
+    assert [] == seen(upstream)
+
+
+async def test_leaving_in_the_middle_of_a_body_ends_the_upstream(url: str, upstream: ScriptedUpstream) -> None:
+    """A half-close is a leaving, too."""
+    async with connect(url) as client:
+        await client.send(length("9", b"abc"))
+        await upstream.activity.wait()
+        client.writer.write_eof()
+        assert not await client.rest()
+        await upstream.ended.wait()
+    assert [] == seen(upstream)
+
+
+async def test_who_is_refused_is_not_told_to_continue(url: str) -> None:
+    async with connect(url) as client:
+        await client.send(request("Expect: 100-continue\r\nContent-Length: 1000\r\n", target="/nowhere"))
+        assert (await client.head()).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_who_expects_to_be_told_is_told_to_continue(url: str, upstream: ScriptedUpstream) -> None:
+    async with connect(url) as client:
+        await client.send(request("Expect: 100-continue\r\nContent-Length: 2\r\n"))
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await client.head()
+        await client.send(b"{}")
+        assert 200 == (await client.answer()).status
+    assert [Seen(body=b"{}")] == seen(upstream)
+
+
+READY = b"GET /api/v1/gateway/ready HTTP/1.1\r\nHost: g\r\n\r\n"
+
+
+async def test_connections_beyond_the_most_are_turned_away(capfd: pytest.CaptureFixture[str]) -> None:
+    """With an answer, at once, and one line in the log; who is inside is served, and who leaves makes room."""
+    app = create_app({"sinks": [], "recorder": {"mode": "none"}}, raw_request_bodies=True)
+    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, most_connections=3) as doors:
+        url = f"http://127.0.0.1:{doors.port}"
+        for _ in range(2):
+            async with connect(url) as one, connect(url) as two, connect(url) as three:
+                for inside in (one, two, three):
+                    await inside.send(READY[:-2])
+                for _ in range(3):
+                    async with connect(url) as outside:
+                        answer = await outside.answer()
+                        assert (503, "too_many_connections") == (answer.status, answer.field("x-sidestream-error"))
+                        assert "error" == json.loads(answer.body)["type"]
+                        assert not await outside.rest()
+                for inside in (one, two, three):
+                    await inside.send(READY[-2:])
+                    assert 200 == (await inside.answer()).status
+            async with asyncio.timeout(10):
+                await doors.empty.wait()
+    out, _ = capfd.readouterr()
+    assert [2, 2] == [out.count("connections_refused"), out.count("connections_welcomed")]
+
+
+async def test_idle_connections_make_room_for_new_ones() -> None:
+    app = create_app({"sinks": [], "recorder": {"mode": "none"}}, raw_request_bodies=True)
+    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, head_timeout=0.2, most_connections=2) as doors:
+        url = f"http://127.0.0.1:{doors.port}"
+        async with connect(url) as oldest, connect(url) as other:
+            await other.send(READY)
+            assert 200 == (await other.answer()).status
+            assert 503 == (await exchange(url, READY)).status
+            assert b"" == await oldest.rest()
+            assert 200 == (await exchange(url, READY)).status
+            await other.send(READY)
+            assert 200 == (await other.answer()).status

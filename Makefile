@@ -3,12 +3,14 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 # Tests wait as much as they compute: three for two processors.
-LONG   := tests/browser tests/sinks/test_kill.py \
-          $(addprefix tests/behaviours/,test_chaos.py test_deliveries.py test_recovery.py)
+LONG   := tests/browser tests/sinks/test_kill.py tests/test_bench.py tests/test_fuzzed_edge.py \
+          $(addprefix tests/behaviours/,test_bombs.py test_chaos.py test_deliveries.py test_edge_load.py \
+          test_limits_sdk.py test_nginx_differential.py test_recovery.py test_tls_process.py)
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long chaos growth bench lint types contracts check screenshots format clean
+.PHONY: help demo serve test test-long chaos growth bench bench-pages bench-recorder soak attacks fuzz \
+        lint types contracts check screenshots format clean
 
 help:  ## list every target
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -40,8 +42,24 @@ chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; abou
 growth: $(VENV)/.dev  ## what a run of 200 turns costs to store and to push; half a minute, prints a table
 	@PYTHONPATH=tests $(BIN)/python bench/growth.py
 
-bench: $(VENV)/.dev  ## how long the viewer takes with 100,000 turns; ten minutes at first, then five, prints a table
+bench: $(VENV)/.dev  ## what relaying and tracing cost, beside nginx and what else there is; fifteen minutes, for the README
+	@$(BIN)/python -m bench.relay --json bench/results/relay.json && $(BIN)/python -m bench.relay readme
+
+bench-pages: $(VENV)/.dev  ## how long the viewer takes with 100,000 turns; ten minutes at first, then five, prints a table
 	@PYTHONPATH=tests $(BIN)/python bench/pages.py
+
+bench-recorder: $(VENV)/.dev  ## what it costs to read and understand an exchange, by stage; a minute, prints a table
+	@PYTHONPATH=tests $(BIN)/python bench/understanding.py
+
+soak: $(VENV)/.dev  ## 1,000 streams at once for ten minutes (SECONDS=60): each byte, each trace, and memory
+	@$(BIN)/python -m bench.soak $(if $(SECONDS),--seconds $(SECONDS))
+
+attacks: $(VENV)/.dev  ## one attack after the other, and how a healthy client fares meanwhile; five minutes
+	@$(BIN)/python -m bench.attacks $(if $(SECONDS),--seconds $(SECONDS))
+
+fuzz: $(VENV)/.dev  ## streams and requests made up by chance (COUNT=100000); some minutes
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.streams --count $(or $(COUNT),20000)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.edge --count $(or $(COUNT),20000)
 
 lint: $(VENV)/.dev  ## style and formatting
 	@$(BIN)/ruff check .

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, web
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from sidestream.app import refuse
 from sidestream.errors import GatewayError
 from sidestream.processes import listening
 from sidestream.tasks import spawn
+from sidestream.wire.routes import OTHER_VERSION, SPOKEN_HERE
+from sidestream.wire.sockets import bound_unsent
 
 if TYPE_CHECKING:
     import socket
@@ -47,14 +49,18 @@ _HEAD_TIMEOUT = 30.0
 _HEAD = 1 << 19
 """Bytes of a head, at least, before it is refused: more than one read, since a body may come in the same."""
 _FRAMING = 1 << 16
-_FRAMING_PER_BYTE = 8
-"""A chunked body may have so many bytes of framing, and so many more per byte of content: one-byte chunks need five."""
+_FRAMING_PER_BYTE = 1
+"""A chunked body may have so many bytes of framing, and so many more per byte of content. Chunks of a byte need five:
+each costs as much as one of a thousand."""
 _AHEAD = 1 << 22
 """Bytes of further requests that may come while one is being answered."""
 _PARTING = 2.0
 """Seconds that a client has to take in a last answer while it still sends."""
 _LOOK_EVERY = 1 << 18
-"""Bytes between two looks at what a connection has sent."""
+"""Bytes between two looks at what a connection has sent, and those that are read of what will be thrown away."""
+_UNSENT = 1 << 17
+"""Bytes of an answer that the kernel takes beyond what is on its way to the client; by itself, it takes megabytes for
+one who does not read."""
 _NO_HEAD = b"\0"
 """What no head may contain: it ends the parser's wait for the rest of one."""
 _ANYWHERE = URL("/*")
@@ -70,13 +76,14 @@ class FrontDoor(web.RequestHandler):
     A read costs an addition and a comparison. Only every so many bytes somebody looks at what they were.
     """
 
-    __slots__ = ("_ahead_from", "_app", "_content", "_doors", "_idle", "_refusal", "_room", "_taken")
+    __slots__ = ("_ahead_from", "_app", "_content", "_doors", "_idle", "_leaving", "_refusal", "_room", "_taken")
 
     def __init__(self, app: web.Application, doors: Doors, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._app = app
         self._doors = doors
         self._idle = True
+        self._leaving = False
         self._content: StreamReader = EMPTY_PAYLOAD
         self._taken = 0
         self._room = _HEAD
@@ -85,12 +92,14 @@ class FrontDoor(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection in, or turn it away where there are too many."""
+        there = cast("asyncio.Transport", transport)  # it is TCP
         if self._doors.entered(self):
             super().connection_made(transport)
+            bound_unsent(there, _UNSENT)
             return
         error = GatewayError(503, "too_many_connections", "the gateway has as many connections as it can serve")
-        transport.write(_on_the_wire(refuse(self._app, error)))  # type: ignore[attr-defined]  # it is one for TCP
-        transport.close()
+        there.write(_on_the_wire(refuse(self._app, error)))
+        there.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget a connection."""
@@ -126,9 +135,10 @@ class FrontDoor(web.RequestHandler):
         return self._idle
 
     def take_no_more(self) -> None:
-        """Throw away what else may come; the connection ends after the answer under way."""
+        """Throw away what comes, and soon read nothing any more; the connection ends after the answer under way."""
         super().close()
-        self._room = sys.maxsize
+        self._leaving = True
+        self._room = self._taken + _LOOK_EVERY
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
         """Learn that a request has been answered; nothing is logged here."""
@@ -136,6 +146,14 @@ class FrontDoor(web.RequestHandler):
         if response.status == 408 and "x-sidestream-error" in response.headers and not self._content.is_eof():
             self._content.feed_eof()  # its body has stopped arriving: there is no sense in waiting for the rest
             self.take_no_more()
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Log what went wrong with a connection: not as a defect of ours, where its client broke the rest of a body."""
+        error = kwargs.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            log.warning("request_refused", status=None, error=type(error).__name__)
+        else:
+            super().log_exception(*args, **kwargs)
 
     def close(self) -> None:
         """Stop serving this connection: at once when it is idle, else after the request under way."""
@@ -146,6 +164,10 @@ class FrontDoor(web.RequestHandler):
     def _bearable(self) -> bool:
         """Look at what has come, and refuse what is too much."""
         content = self._content
+        if self._leaving:
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return False
         if self._doors.expects(self):
             self._refuse_head(GatewayError(431, "head_too_large", "the request's head is too large"))
             return False
@@ -373,7 +395,13 @@ def _announce_requests(server: web.Server, doors: Doors) -> None:
             message = message._replace(should_close=True)
         if message.path[0] != "/" or message.method == "CONNECT":
             message = message._replace(url=_ANYWHERE)
-        return make_request(message, payload, protocol, writer, task)
+        spoken = message.version
+        if spoken not in SPOKEN_HERE:  # an answer would repeat it
+            message = message._replace(version=HttpVersion10, should_close=True)
+        request = make_request(message, payload, protocol, writer, task)
+        if spoken not in SPOKEN_HERE:
+            request[OTHER_VERSION] = spoken
+        return request
 
     server.request_factory = begin
 

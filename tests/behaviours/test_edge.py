@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from raw_requests import CANARY, END, PATH, REFUSED, RELAYED, Refused, Relayed, Seen, chunks, length, request
 from rawhttp import connect, exchange
@@ -52,6 +53,7 @@ async def test_what_could_be_misunderstood_is_refused(
         answer = await client.answer()
         assert not await client.rest()
     assert (case.status, case.code) == (answer.status, answer.field("x-sidestream-error"))
+    assert answer.head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 "))
     error = json.loads(answer.body)
     assert "error" == error["type"]
     assert {"type", "message"} == set(error["error"])
@@ -113,7 +115,7 @@ async def test_with_what_cannot_be_understood_everything_is_refused_that_came_wi
 
 
 async def test_who_sends_too_much_ahead_of_its_turn_is_answered_once_more(upstream: ScriptedUpstream) -> None:
-    """Requests behind one that takes its time are kept within limits; beyond them the connection is over."""
+    """Requests behind one that takes its time are kept within limits; beyond them nothing is read any more."""
     go_on = asyncio.Event()
 
     async def hesitate(_received: Received, connection: Connection) -> None:
@@ -122,11 +124,15 @@ async def test_who_sends_too_much_ahead_of_its_turn_is_answered_once_more(upstre
 
     upstream.script = hesitate
     big = request(f"X: {'a' * 60_000}\r\n" * 8, method="GET")
-    async with gateway(upstream.url) as url, connect(url) as client:
-        await client.send(big * 60)
-        go_on.set()
-        assert 200 == (await client.answer()).status
-        assert not await client.rest()
+    with capture_logs() as logged:
+        async with gateway(upstream.url) as url, connect(url) as client, asyncio.timeout(30):
+            sending = asyncio.ensure_future(client.send(big * 200))
+            while not any(entry.get("error") == "too_much_ahead" for entry in logged):  # noqa: ASYNC110  # a log cannot be awaited
+                await asyncio.sleep(0)
+            assert not sending.done()
+            go_on.set()
+            assert 200 == (await client.answer()).status
+            sending.cancel()
     assert 1 == len(upstream.requests)
 
 

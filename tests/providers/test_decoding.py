@@ -141,3 +141,32 @@ def test_a_list_is_undone_as_far_as_it_is_known() -> None:
 def test_any_bytes_decode_to_something(body: bytes, encoding: str, cut: int) -> None:
     prefix = ENCODERS[encoding.partition(",")[0]](b"x" * 40)[:cut]
     assert len(decode(prefix + body, encoding, limit=5000).data) <= 5000
+
+
+@every_encoding
+@pytest.mark.parametrize("size", [(1 << 18) - 1, 1 << 18, (1 << 19) + 1, 3 << 20])
+def test_a_body_that_expands_a_lot_decodes_to_its_last_byte(encoding: str, size: int) -> None:
+    """Much of the output may still be to come when the last of the input has been taken."""
+    assert decode(ENCODERS[encoding](bytes(size)), encoding) == Decoded(bytes(size))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest.mark.parametrize("part", [b"", b"x"])
+def test_a_body_in_tens_of_thousands_of_parts_is_too_large(encoding: str, part: bytes) -> None:
+    decoded = decode(ENCODERS[encoding](part) * 60_000, encoding)
+    assert (part * 50_000, "too_large") == (decoded.data, decoded.problem)
+    assert decode(ENCODERS[encoding](part) * 40_000, encoding) == Decoded(part * 40_000)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+def test_a_bomb_in_a_bomb_is_stopped_within_the_limit(coding: str) -> None:
+    """Half a gigabyte in a few dozen bytes; the limit holds for what lies between two codings, too."""
+    compress = ENCODERS[coding]
+    inner = compress(bytes(64 << 20)) if coding != "gzip" else gzip.compress(bytes(8 << 20)) * 8
+    bomb = compress(inner * 8) if coding != "br" else compress(inner)
+    tracemalloc.start()
+    decoded = decode(bomb, f"{coding}, {coding}", limit=4 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (4 << 20, "too_large") == (len(decoded.data), decoded.problem)
+    assert peak < 32 << 20

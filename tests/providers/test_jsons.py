@@ -19,7 +19,9 @@ from sidestream.providers.jsons import (
     UNREADABLE,
     clean,
     clean_text,
+    is_flat,
     parse,
+    parse_clean,
     values_in,
 )
 
@@ -97,6 +99,26 @@ def test_clean_cuts_off_what_is_nested_too_deeply() -> None:
 def test_whatever_is_cleaned_is_strict_json(value: Any) -> None:
     text = msgspec.json.encode(clean(value))
     assert json.loads(text, parse_constant=pytest.fail) == clean(clean(value))
+
+
+@pytest.mark.parametrize("depth", [0, 1, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, 50_000])
+def test_parsing_and_cleaning_at_once_cuts_off_at_the_same_depth(depth: int) -> None:
+    for value in (nested(min(depth, 900)), [nested(min(depth, 900)), *([{}] * MAX_DEPTH)]):
+        data = msgspec.json.encode(value)
+        assert clean(parse(data)) == parse_clean(data)
+    assert clean(parse(b"[" * depth + b"]" * depth)) == parse_clean(b"[" * depth + b"]" * depth)
+
+
+@given(any_json)
+def test_parsing_and_cleaning_at_once_gives_what_both_give(value: Any) -> None:
+    for data in (json.dumps(value).encode(), json.dumps(value).encode()[:-1]):
+        assert clean(parse(data)) == parse_clean(data)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 10])
+def test_a_value_is_flat_down_to_its_depth(depth: int) -> None:
+    value = {"text": "x", "nested": [nested(depth), 1]}
+    assert [False, True] == [is_flat(value, depth + 1), is_flat(value, depth + 2)]
 
 
 def test_cleaning_takes_linear_time() -> None:

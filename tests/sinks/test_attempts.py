@@ -9,7 +9,7 @@ from delivering import SOON, KnownKeys, a_turn
 from sidestream.errors import Ambiguous, Gone, Retryable, Unauthorized, Undeliverable
 from sidestream.options import Secret
 from sidestream.sinks.attempts import Attempts
-from sidestream.sinks.base import Found
+from sidestream.sinks.base import Found, Sink
 from sidestream.sinks.choosing import Choosing
 from sidestream.sinks.telling import Telling
 from sidestream.sinks.visits import Pick
@@ -62,6 +62,12 @@ class Desk:
         row.ambiguous, row.tried_at, row.remote = looking, NOW, remote
         self.attempts.begin(Pick(LANE, "", None), row, a_turn("x1"))
         return row
+
+    def begin_several(self, number: int) -> list[Delivery]:
+        rows = [Delivery(n, n, f"x{n}", "s", LANE, State.SENDING, 1, tried_at=NOW) for n in range(1, number + 1)]
+        (first, turn), *others = [(row, a_turn(row.exchange)) for row in rows]
+        self.attempts.begin(Pick(LANE, "", None), first, turn, others)
+        return rows
 
     async def over(self) -> None:
         await asyncio.wait(self.attempts.tasks, timeout=5)
@@ -188,3 +194,93 @@ async def test_an_attempt_that_failed_by_a_defect_of_ours_makes_room_for_another
         desk.begin()
         await desk.over()
     assert desk.choosing.breakers.lets("", Lane("", "other"), 0.0)
+
+
+async def test_several_rows_are_sent_in_their_order_and_the_lane_goes_on_when_all_are_over() -> None:
+    sink = ListSink()
+    desk = Desk(sink)
+    rows = desk.begin_several(3)
+    await desk.over()
+    assert ["x1", "x2", "x3"] == [turn.id for turn in sink.turns]
+    assert [State.DELIVERED] * 3 == [row.state for row in rows]
+    assert (rows, [LANE], 3) == (
+        desk.attempts.settled,
+        list(desk.choosing.lanes.ready),
+        desk.telling.counters.delivered,
+    )
+
+
+@pytest.mark.parametrize("failure", [Retryable("later"), Ambiguous("lost"), Undeliverable("never"), KeyError()])
+async def test_what_comes_after_a_row_that_did_not_arrive_is_as_it_was_before(failure: Exception) -> None:
+    class Second(ListSink):
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+            if turn.id == "x2":
+                raise failure
+            return await super().deliver(turn, credential, attempt)
+
+    sink = Second()
+    desk = Desk(sink)
+    first, second, third, fourth = desk.begin_several(4)
+    await desk.over()
+    assert ["x1"] == [turn.id for turn in sink.turns]
+    assert (State.DELIVERED, 1) == (first.state, second.attempts)
+    for row in (third, fourth):
+        assert (State.PENDING, 0, None, False) == (row.state, row.attempts, row.tried_at, row.ambiguous)
+    assert [first, second, third, fourth] == desk.attempts.settled
+
+
+async def test_of_several_rows_only_the_one_under_way_is_in_doubt_when_all_are_cancelled(hanging: Hanging) -> None:
+    desk = Desk(hanging)
+    first, second = desk.begin_several(2)
+    await hanging.entered.wait()
+    await desk.attempts.end(0)
+    assert (State.RETRY_AT, True) == (first.state, first.ambiguous)
+    assert (State.PENDING, False, [first, second]) == (second.state, second.ambiguous, desk.attempts.settled)
+
+
+async def test_what_was_given_up_does_not_go_on_to_the_next_row() -> None:
+    class Stubborn(ListSink):
+        def __init__(self) -> None:
+            super().__init__()
+            self.entered = asyncio.Event()
+            self.gate = asyncio.Event()
+
+        async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
+            self.entered.set()
+            await self.gate.wait()
+            return await super().deliver(turn, credential, attempt)
+
+    sink = Stubborn()
+    desk = Desk(sink)
+    rows = desk.begin_several(2)
+    [task] = desk.attempts.tasks
+    await sink.entered.wait()
+    desk.attempts.give_up()
+    sink.gate.set()
+    await asyncio.wait([task], timeout=5)
+    assert (["x1"], rows) == ([turn.id for turn in sink.turns], desk.attempts.settled)
+    assert [State.RETRY_AT, State.PENDING] == [row.state for row in rows]
+
+
+async def test_a_destination_that_is_quick_is_given_more_rows_at_once_until_one_fails() -> None:
+    sink = ListSink()
+    desk = Desk(sink)
+    most = [desk.attempts.most]
+    for _ in range(6):
+        desk.begin()
+        await desk.over()
+        most.append(desk.attempts.most)
+    sink.failures.append(Retryable("later"))
+    desk.begin()
+    await desk.over()
+    assert ([1, 2, 4, 8, 16, 16, 16], 1) == (most, desk.attempts.most)
+
+
+async def test_where_nothing_can_be_looked_for_one_row_is_claimed_at_a_time() -> None:
+    class Blind(ListSink):
+        find = Sink.find
+
+    desk = Desk(Blind())
+    desk.begin()
+    await desk.over()
+    assert 1 == desk.attempts.most

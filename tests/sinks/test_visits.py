@@ -3,15 +3,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from delivering import a_reading, a_record, a_turn
 from growing import SINK, Agent, Growing
 from sidestream.sinks import policy as rules
 from sidestream.sinks.policy import NO_KEY, Policy
 from sidestream.sinks.visits import Pick, Visit, Visits
+from sidestream.store.database import Database
 from sidestream.store.rows import Delivery, Item, Lane, State
 from sidestream.store.store import Store
-from sidestream.traces.model import Unit
+from sidestream.traces.model import Turn, Unit
 
 LANE = Lane("", "demo")
 
@@ -156,3 +158,66 @@ def test_parking_and_opening_tell_how_many_and_where(store: Store) -> None:
     assert visits.pay(a_visit(picks=[], parks={"": NO_KEY})).parked == [("", NO_KEY, 2)]
     assert visits.pay(a_visit(picks=[], unparks=[("", [NO_KEY])])).opened == [LANE]
     assert visits.first([]) == [LANE]
+
+
+def claimed(told: Growing, most: int = 9) -> list[str]:
+    visit = Visit([], 0.0, picks=[Pick(LANE, "", None)], most=most)
+    [head] = Visits(SINK, Unit.TRACE, told.store, lambda: 1000.0, Policy()).pay(visit).heads
+    assert head.delivery
+    return [head.delivery.exchange, *(delivery.exchange for delivery, _ in head.following)]
+
+
+def test_with_the_head_of_a_lane_others_are_claimed_as_many_as_may_be_at_once() -> None:
+    with Growing() as told:
+        told.add(*(Agent(letter).call() for letter in "abcd"))
+        assert ["a1", "b1", "c1"] == claimed(told, 3)
+        states = [(row.state, row.attempts, row.told_until is None) for row in told.store.deliveries()[::-1]]
+        assert [(State.SENDING, 1, False)] * 3 + [(State.PENDING, 0, True)] == states
+
+
+def test_two_turns_for_one_trace_of_the_destination_are_not_claimed_at_once(store: Store) -> None:
+    class Merging:
+        """Has all turns put behind the same trace."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def turn(self, delivery: Delivery, unit: Unit) -> Turn:
+            return replace(store.turn(delivery, unit), remote="r")
+
+    [head] = visiting(Merging()).pay(a_visit(most=9)).heads
+    assert ([], State.PENDING) == (head.following, store.deliveries()[0].state)
+
+
+def test_a_branch_is_claimed_with_what_goes_on_from_the_same_turn() -> None:
+    with Growing() as told:
+        agent = Agent()
+        told.add(agent.call())
+        told.tell()
+        told.add(agent.fork("f", 1).call(), agent.call(), Agent("b").call())
+        assert ["f1", "a2", "b1"] == claimed(told)
+
+
+def test_with_one_that_was_tried_before_no_other_is_claimed() -> None:
+    with Growing() as told:
+        told.add(Agent("a").call(), Agent("b").call())
+        told.settle(State.RETRY_AT)
+        assert ["a1"] == claimed(told)
+
+
+def test_no_more_is_claimed_than_may_be_in_memory() -> None:
+    with Growing() as told:
+        told.add(*(Agent(letter).call(body={"system": letter * 400_000}) for letter in "abcd"))
+        assert ["a1", "b1"] == claimed(told)
+
+
+def test_one_that_cannot_be_read_is_left_until_it_is_the_head() -> None:
+    database = Database.open(None)
+    store = Store(database)
+    store.commit([Item(a_record(name, "demo", ""), a_reading(a_turn(name), ""), None, ["s"]) for name in ("x1", "x2")])
+    with database.transaction():
+        database.run("UPDATE turns SET facts = x'07' WHERE sequence = 2")
+
+    [head] = visiting(store).pay(a_visit(most=9)).heads
+    assert ([], State.PENDING) == (head.following, store.deliveries()[0].state)
+    store.close()

@@ -42,6 +42,11 @@ def put(database: Database, contents: Contents, *texts: bytes) -> list[int]:
         return [contents.put(text) for text in texts]
 
 
+def put_and_fail(contents: Contents, text: bytes) -> None:
+    contents.put(text)
+    raise KeyError
+
+
 def rows(database: Database, table: str) -> int:
     ((number,),) = database.rows(f"SELECT count(*) FROM {table}")  # noqa: S608  # a test's own word
     return int(number)
@@ -61,6 +66,32 @@ def test_the_same_text_has_the_same_number(database: Database, contents: Content
     assert first == again
     assert first != other
     assert [first] == put(database, contents, b'{"a": 1}')
+
+
+def test_what_a_transaction_that_failed_had_put_is_put_again(database: Database, contents: Contents) -> None:
+    with pytest.raises(KeyError), database.transaction():
+        put_and_fail(contents, b"[1]")
+    assert [b"[1]"] == [contents.get(number) for number in put(database, contents, b"[1]")]
+
+
+def test_what_an_attempt_that_failed_had_put_is_put_again(database: Database, contents: Contents) -> None:
+    with database.transaction():
+        with pytest.raises(KeyError), database.attempt():
+            put_and_fail(contents, b"[1]")
+        assert b"[1]" == contents.get(contents.put(b"[1]"))
+
+
+def test_what_has_gone_since_is_put_again(database: Database, contents: Contents) -> None:
+    with database.transaction():
+        contents.put(b"[1]")
+        database.run("DELETE FROM contents")
+        contents.forget()
+        assert b"[1]" == contents.get(contents.put(b"[1]"))
+
+
+def test_what_was_added_is_counted_once(database: Database, contents: Contents) -> None:
+    put(database, contents, b'["%s"]' % IMAGE, b'["%s"]' % IMAGE, b"{}")
+    assert contents.size() == contents.added
 
 
 @pytest.mark.parametrize(

@@ -408,3 +408,62 @@ def test_the_counts_are_those_of_the_rows_whatever_happens(store: Store, databas
         mine = [each.state for each in rows if each.sequence == sequence]
         assert (waiting, parked) == (sum(state in OPEN for state in mine), mine.count(State.PARKED))
     assert len(rows) > 20
+
+
+def following(store: Store, most: int = 9) -> list[str]:
+    head = store.head("explorer", DEMO)
+    assert head is not None
+    return [delivery.exchange for delivery in store.following(head, most)]
+
+
+def test_turns_of_other_traces_can_be_sent_after_the_head_in_their_order(store: Store) -> None:
+    stored(store, *(an_item(f"x{number}") for number in range(1, 5)), an_item("y1", dataset="other"))
+    assert ["x2", "x3", "x4"] == following(store)
+    assert ["x2", "x3"] == following(store, 2)
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.PENDING}))
+def test_after_the_head_goes_nothing_that_was_tried_before_and_nothing_behind_that(store: Store, state: State) -> None:
+    x1, _, x3, _ = stored(store, *(an_item(f"x{number}") for number in range(1, 5)))
+    moved(store, x3, state)
+    assert (["x2"] if state in OPEN else ["x2", "x4"]) == following(store)
+    assert x1 == store.head("explorer", DEMO)
+
+
+def test_after_the_head_goes_nothing_that_may_be_at_the_destination_from_before(store: Store) -> None:
+    _, x2, _ = stored(store, *(an_item(f"x{number}") for number in range(1, 4)))
+    store.save([replace(x2, state=State.DELIVERED, remote="r")])
+    anew(store, x2)
+    assert [] == following(store)
+
+
+def test_after_the_head_goes_no_turn_of_its_trace_and_none_that_leaves_one_that_is_to_be_told(store: Store) -> None:
+    agent, other = Agent(), Agent("b")
+    calls = [agent.call(), other.call(), agent.fork("f", 1).call(), Agent("c").call()]
+    store.commit([Item(call.record(), call.reading(), None, ["explorer"]) for call in calls])
+    assert ["b1"] == following(store)
+
+
+def test_turns_that_follow_what_was_told_can_be_sent_after_the_head(store: Store) -> None:
+    agents = [Agent(letter) for letter in "abc"]
+    for _ in range(2):
+        calls = [agent.call() for agent in agents]
+        store.commit([Item(call.record(), call.reading(), None, ["explorer"]) for call in calls])
+    assert ["b1", "c1"] == following(store)
+    store.save([replace(row, state=State.DELIVERED) for row in store.deliveries() if row.exchange.endswith("1")])
+    assert ["b2", "c2"] == following(store)
+
+
+def test_no_retry_goes_after_the_head(store: Store) -> None:
+    agent = Agent("b")
+    calls = [Agent().call(), agent.call(name="failed", answer=False), agent.call(name="again")]
+    wanted = [["explorer"], [], ["explorer"]]
+    store.commit([Item(call.record(), call.reading(), None, sinks) for call, sinks in zip(calls, wanted, strict=True)])
+    assert [] == following(store)
+
+
+def test_nothing_goes_after_a_head_that_an_earlier_one_follows(store: Store) -> None:
+    a_run(store, 2, 1)
+    stored(store, an_item("x1"))
+    assert "a1" == store.head("explorer", DEMO).exchange  # type: ignore[union-attr]
+    assert [] == following(store)

@@ -20,8 +20,10 @@ from sidestream.traces.model import Unit
 from stored import Clock, a_reading, a_record, a_run, an_item, moved, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from sidestream.store.conversations import Added
+    from sidestream.traces.conversation import Call
     from sidestream.traces.model import Reading, Turn
 
 ODD = "a\x00b\ud83d\udc80é'\"; DROP TABLE exchanges"
@@ -138,11 +140,14 @@ class Broken:
         self._database = database
         self._failure = failure
 
-    def add(self, sequence: int, reading: Reading) -> int | None:
-        base = self._whole.add(sequence, reading)
+    def expect(self, calls: Iterable[Call]) -> None:
+        self._whole.expect(calls)
+
+    def add(self, sequence: int, reading: Reading) -> Added:
+        added = self._whole.add(sequence, reading)
         if reading.id == "bad":
             self._fail()
-        return base
+        return added
 
     def replace(self, sequence: int, reading: Reading) -> None:
         self._whole.replace(sequence, reading)

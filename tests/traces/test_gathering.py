@@ -52,6 +52,18 @@ def test_the_pieces_of_an_exchange_become_a_record_at_its_end() -> None:
     assert 0 == len(gathering)
 
 
+def test_chunks_stay_as_they_came_however_many_there_are() -> None:
+    gathering = Gathering()
+    chunks = [bytes([number % 256]) * (number % 100) for number in range(5000)]
+    gathered(gathering, Entry(Kind.BEGIN, 1, 0.0, begin("a")), Entry(Kind.HEAD, 1, 0.5, head()))
+    gathered(gathering, *(Entry(Kind.RESPONSE, 1, place / 1000, chunk) for place, chunk in enumerate(chunks)))
+    gathering.unpack(2, gathering.pack(1))
+    for number in (1, 2):
+        (record,) = gathered(gathering, Entry(Kind.END, number, 6.0, end("completed")))
+        assert tuple(chunks) == record.response_chunks
+        assert tuple(place / 1000 for place in range(5000)) == record.response_times
+
+
 def test_what_is_under_way_can_be_glimpsed() -> None:
     gathering = Gathering()
     gathered(

@@ -189,6 +189,7 @@ def test_it_counts_as_the_package_does(more: dict[str, Any]) -> None:
 
 NUMBERS = st.integers() | st.floats() | st.text() | st.none() | st.booleans()
 NAMES = [*sorted(_KNOWN), "something_new"]
+COUNTS = st.sampled_from([0, 1, 3, 999, 199_999, 200_000, 200_001]) | st.integers(0, 1 << 38)
 
 
 @given(
@@ -204,3 +205,59 @@ NAMES = [*sorted(_KNOWN), "something_new"]
 def test_no_usage_makes_it_raise(usage: dict[str, Any], model: str) -> None:
     cost = dollars(usage, model)
     assert cost is None or cost >= 0
+
+
+@given(
+    model=st.sampled_from([name for provider in [_provider()] if provider for name in (m.id for m in provider.models)]),
+    read=COUNTS,
+    written=COUNTS,
+    kept=COUNTS,
+    fresh=COUNTS,
+    output=COUNTS,
+    searches=st.integers(0, 20),
+    speed=st.sampled_from(["standard", "fast"]),
+    at=st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
+)
+def test_every_price_is_the_package_s_to_the_last_decimal(
+    model: str,
+    read: int,
+    written: int,
+    kept: int,
+    fresh: int,
+    output: int,
+    searches: int,
+    speed: str,
+    at: datetime,
+) -> None:
+    usage = {
+        "input_tokens": fresh,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": written + kept,
+        "cache_creation": {"ephemeral_5m_input_tokens": written, "ephemeral_1h_input_tokens": kept},
+        "output_tokens": output,
+        "server_tool_use": {"web_search_requests": searches},
+        "speed": speed,
+    }
+    counts = genai_prices.Usage(
+        input_tokens=fresh + read + written + kept,
+        cache_write_tokens=written + kept,
+        cache_write_1h_tokens=kept,
+        cache_read_tokens=read,
+        output_tokens=output,
+        web_searches=searches,
+    )
+    context = {"speed": "fast"} if speed == "fast" else None
+    cost = dollars(usage, model, at.timestamp())
+    expected = genai_prices.calc_price(
+        counts, model, provider_id="anthropic", genai_request_timestamp=at, price_context=context
+    )
+    assert cost is None or float(round(expected.total_price, 10)) == cost
+
+
+def test_the_model_with_tiers_costs_what_the_package_says_on_either_side_of_each() -> None:
+    model = "claude-sonnet-4-5"
+    for tokens in (1, 199_999, 200_000, 200_001, 1_000_000):
+        usage = genai_prices.Usage(input_tokens=tokens, output_tokens=7)
+        when = datetime.fromtimestamp(NOVEMBER, UTC)
+        expected = genai_prices.calc_price(usage, model, provider_id="anthropic", genai_request_timestamp=when)
+        assert float(expected.total_price) == dollars({"input_tokens": tokens, "output_tokens": 7}, model)

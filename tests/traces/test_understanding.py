@@ -118,6 +118,16 @@ def test_a_usual_exchange_has_these_facts_and_no_others() -> None:
     }
 
 
+def test_the_weight_of_a_reading_is_that_of_its_values_and_texts() -> None:
+    assert reading().weight + 100_000 == reading(request_body=REQUEST + b" " * 100_000).weight
+    values = b'{"messages": [%s]}' % b",".join([b"{}"] * 10_000)
+    assert 1_000_000 < reading(request_body=values).weight
+    delta = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"x","y":"z"}}\n\n'
+    )
+    assert 1000 * len(delta) == reading(response_body=1000 * delta).weight - reading(response_body=b"").weight
+
+
 def test_a_reading_holds_history_and_answer() -> None:
     made = reading()
     assert (made.id, made.dataset) == ("ex_1", "tests")

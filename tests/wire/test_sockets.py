@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 
 import pytest
 
 from rawhttp import connect
-from sidestream.wire.sockets import closed_by_peer, reset
+from sidestream.wire.sockets import bound_unsent, closed_by_peer, reset
 
 
 async def accepted(server: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -47,3 +49,30 @@ async def test_a_connection_that_nobody_reads_from_is_known_to_be_closed_by_its_
             assert not writer.transport.is_closing()
             writer.transport.abort()
             writer.close()
+
+
+def taken(writer: asyncio.StreamWriter) -> int:
+    """Bytes that the kernel takes for a peer that reads nothing."""
+    sock = writer.transport.get_extra_info("socket")
+    size = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            size += os.write(sock.fileno(), bytes(1 << 14))
+    return size
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this kernel cannot")
+async def test_for_a_peer_that_does_not_read_the_kernel_takes_little_beyond_what_is_on_its_way(
+    server: socket.socket,
+) -> None:
+    sizes = []
+    with server:
+        for bounded in (False, True):
+            async with connect(f"http://127.0.0.1:{server.getsockname()[1]}"):
+                _reader, writer = await accepted(server)
+                if bounded:
+                    bound_unsent(writer.transport, 1 << 16)
+                sizes.append(taken(writer))
+                writer.transport.abort()
+                writer.close()
+    assert sizes[1] < sizes[0]

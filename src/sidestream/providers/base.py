@@ -36,6 +36,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 class Understood(msgspec.Struct, kw_only=True):
     """One exchange, read: what was said, and the provider's own facts, verbatim.
 
+    Messages and tools may be shared with other exchanges in which they are the same, so nobody changes them.
+
     `message_complete` says that the answer is whole, whatever became of the transport. `error` is the provider's error
     object where it sent one (an HTTP error body, or an error event in mid-stream). `extras` keeps what no rule knew:
     unknown events, blocks and deltas.
@@ -62,6 +64,10 @@ class Understood(msgspec.Struct, kw_only=True):
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     extras: dict[str, Any] = msgspec.field(default_factory=dict)
+    clean: bool = False
+    """Whether messages and tools are certain to be as `sidestream.providers.jsons.clean` would leave them."""
+    digests: list[bytes] = msgspec.field(default_factory=list)
+    """Of each message of the request by itself (`sidestream.providers.digests.digest_of`), where that is known."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ LIMIT: Final = 64 << 20
 """How much decoded output is kept, in bytes, unless told otherwise."""
 _STEP: Final = 256 << 10
 _MOST_CODINGS: Final = 4
+_MOST_MEMBERS: Final = 50_000
+"""gzip members, or zstd frames, of one body: an empty one costs as much as thousands of bytes."""
 _ZSTD_WINDOW: Final = 64 << 20
 """RFC 9659 allows 8 MiB; a frame written in one go may ask for as much as it holds."""
 
@@ -28,8 +30,8 @@ class Decoded(msgspec.Struct, frozen=True):
     """A body after decoding.
 
     `problem` is None when `data` is all there was, otherwise the first of: ``truncated`` (the input stops early),
-    ``corrupt`` (it cannot be continued), ``too_large`` (the limit was reached), ``unknown_encoding`` (`data` is the
-    input of the coding that is not known).
+    ``corrupt`` (it cannot be continued), ``too_large`` (the limit was reached, or it is in too many parts),
+    ``unknown_encoding`` (`data` is the input of the coding that is not known).
     """
 
     data: bytes
@@ -73,44 +75,47 @@ class _Coding(Protocol):
         """Decode some more."""
 
 
+class _TooManyMembers(Exception):
+    """A body that is in more parts than anybody would make of it."""
+
+
 _Corrupt = (zlib.error, brotli.error, zstandard.ZstdError)
 
 
 def _run(make: Callable[[], _Coding], body: bytes, limit: int) -> tuple[bytes, str | None]:
     """Decode with one coding; give what came out and a word about the end."""
     good = 0
-    output: list[bytes] = []
-    room = limit
+    output = bytearray()
     try:
         coding = make()
         for start in range(0, len(body), coding.step):
             for chunk in coding.feed(body[start : start + coding.step]):
-                if len(chunk) > room:
-                    output.append(chunk[:room])
-                    return b"".join(output), "too_large"
-                output.append(chunk)
-                room -= len(chunk)
+                output += chunk
+                if len(output) > limit:
+                    del output[limit:]
+                    return bytes(output), "too_large"
             good = start + coding.step
-        return b"".join(output), None if coding.finished else "truncated"
+        return bytes(output), None if coding.finished else "truncated"
+    except _TooManyMembers:
+        return bytes(output), "too_large"
     except _Corrupt:
         return _rescue(make, body, good, limit), "corrupt"
 
 
 def _rescue(make: Callable[[], _Coding], body: bytes, good: int, limit: int) -> bytes:
     """Decode again up to the fault, the last step byte by byte: what a step gave before it failed is lost otherwise."""
-    output: list[bytes] = []
-    room = limit
+    output = bytearray()
     try:
         coding = make()
         for start, end in _slices(good, len(body), coding.step):
             for chunk in coding.feed(body[start:end]):
-                output.append(chunk[:room])
-                room -= len(output[-1])
-                if not room:
-                    break
-    except _Corrupt:
+                output += chunk
+                if len(output) >= limit:
+                    del output[limit:]
+                    return bytes(output)
+    except (_TooManyMembers, *_Corrupt):
         pass
-    return b"".join(output)
+    return bytes(output)
 
 
 def _slices(good: int, size: int, step: int) -> Iterator[tuple[int, int]]:
@@ -127,7 +132,8 @@ class _Zlib:
 
     def __init__(self, window: int, *, members: bool = False) -> None:
         self._window = window
-        self._members = members
+        self._left = _MOST_MEMBERS if members else 1
+        self._too_many = _TooManyMembers() if members else zlib.error("something follows the end")
         self._inflate = zlib.decompressobj(window)
 
     @property
@@ -140,8 +146,9 @@ class _Zlib:
             if self._inflate.eof:
                 if not data.strip(b"\0"):
                     return
-                if not self._members:
-                    raise zlib.error("something follows the end")
+                self._left -= 1
+                if not self._left:
+                    raise self._too_many
                 self._inflate = zlib.decompressobj(self._window)
             chunk = self._inflate.decompress(data, _STEP)
             more = len(chunk) == _STEP
@@ -160,9 +167,13 @@ class _Brotli:
         return bool(self._decompressor.is_finished())
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        yield self._decompressor.process(data, output_buffer_limit=_STEP)
-        while not self._decompressor.can_accept_more_data():
-            yield self._decompressor.process(b"", output_buffer_limit=_STEP)
+        """Decode some more; when all input has been taken, there may still be output that a limit held back."""
+        decompressor = self._decompressor
+        chunk = decompressor.process(data, output_buffer_limit=_STEP)
+        yield chunk
+        while not decompressor.is_finished() and (chunk or not decompressor.can_accept_more_data()):
+            chunk = decompressor.process(b"", output_buffer_limit=_STEP)
+            yield chunk
 
 
 class _Zstd:
@@ -177,6 +188,7 @@ class _Zstd:
         self._context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         self._frame = self._context.decompressobj()
         self._begun = False
+        self._left = _MOST_MEMBERS
 
     @property
     def finished(self) -> bool:
@@ -191,6 +203,10 @@ class _Zstd:
                 data = self._frame.unused_data
                 self._frame = self._context.decompressobj()
                 self._begun = False
+                self._left -= 1
+                if not self._left:
+                    yield chunk
+                    raise _TooManyMembers
             yield chunk
 
 

@@ -21,7 +21,8 @@ TOO_DEEP: Final = "[nested too deeply]"
 """What stands in `clean`'s result for a container beyond `MAX_DEPTH`."""
 
 
-_STRUCTURE: Final = (b"[", b"{", b",")
+_BEGIN: Final = (b"[", b"{")
+_STRUCTURE: Final = (*_BEGIN, b",")
 
 
 class Budget:
@@ -95,6 +96,19 @@ def parse(data: bytes | str) -> Any:
         return UNREADABLE
 
 
+def parse_clean(data: bytes) -> Any:
+    """What `clean` makes of what `parse` gives, and mostly without it.
+
+    The usual parser takes neither halves of characters nor ``NaN``, so that all there is to look at is how deep
+    containers are nested; of a few not even that.
+    """
+    try:
+        value = _decode(data)
+    except (RecursionError, msgspec.DecodeError, ValueError):
+        return clean(parse(data))
+    return value if sum(map(data.count, _BEGIN)) < MAX_DEPTH or is_flat(value, MAX_DEPTH) else clean(value)
+
+
 def text_of(value: Any) -> str:
     """A cleaned value as compact JSON text."""
     return _encode(value).decode()
@@ -116,31 +130,51 @@ def clean(value: Any) -> Any:
 
     Strings (keys too) as `clean_text` leaves them; NaN and the infinities as the strings ``NaN``, ``Infinity`` and
     ``-Infinity``, so that they are not lost; containers nested deeper than `MAX_DEPTH` replaced by `TOO_DEEP`. Linear,
-    and without recursion.
+    and with no deeper recursion than these.
     """
-    top: list[Any] = []
-    todo: list[tuple[Any, Any, int]] = [([value], top, -1)]
-    while todo:
-        source, target, depth = todo.pop()
-        if type(source) is dict:
-            for key, item in source.items():
-                target[clean_text(key)] = _copy(item, depth, todo)
-        else:
-            target.extend([_copy(item, depth, todo) for item in source])
-    return top[0]
+    return _copy(value, 0)
 
 
-def _copy(item: Any, depth: int, todo: list[tuple[Any, Any, int]]) -> Any:
-    """The scalar made safe, or an empty container that is to be filled."""
+def is_flat(value: Any, most: int) -> bool:
+    """Whether a value has at most so many containers inside one another."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(most):
+        if not level:
+            return True
+        items = (each.values() if type(each) is dict else each for each in level)
+        level = [item for each in items for item in each if type(item) in _CONTAINERS]
+    return not level
+
+
+_CONTAINERS: Final = frozenset({dict, list})
+_SAFE: Final = frozenset({int, bool, type(None)})
+
+
+def _copy(item: Any, depth: int) -> Any:
+    """The value made safe; `depth` containers are around it."""
     kind = type(item)
     if kind is str:
         return clean_text(item)
     if kind is dict or kind is list:
-        if depth + 1 >= MAX_DEPTH:
+        if depth >= MAX_DEPTH:
             return TOO_DEEP
-        copy: Any = kind()
-        todo.append((item, copy, depth + 1))
-        return copy
+        return _copied_object(item, depth + 1) if kind is dict else _copied_array(item, depth + 1)
     if kind is float and not math.isfinite(item):
         return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
     return item
+
+
+def _copied_object(items: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {
+        key if key.isascii() else clean_text(key): item
+        if (kind := type(item)) in _SAFE or (kind is str and item.isascii())  # most are, and need no call
+        else _copy(item, depth)
+        for key, item in items.items()
+    }
+
+
+def _copied_array(items: list[Any], depth: int) -> list[Any]:
+    return [
+        item if (kind := type(item)) in _SAFE or (kind is str and item.isascii()) else _copy(item, depth)
+        for item in items
+    ]

@@ -12,8 +12,15 @@ any split.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLANK = b"\n\n"
+"""What ends a frame of a plain stream (`plain_until`)."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -81,6 +88,29 @@ class Decoder:
             elif line == b"event":
                 self._name = None
         return events
+
+
+def plain_until(body: bytes) -> int:
+    """The end of the last whole frame, if all lines of a stream end in LF and no mark stands before them; else 0."""
+    end = body.rfind(BLANK)
+    return 0 if end < 0 or b"\r" in body or body.startswith(_BOM) else end + len(BLANK)
+
+
+def frames(body: bytes, end: int, piece: int) -> Iterator[bytes]:
+    """What stands before each blank line of a plain stream, in order, up to `end`; about `piece` bytes at a time.
+
+    Fed to a `Decoder`, with `BLANK` behind each, they give the events of the stream, unless one begins with a byte
+    order mark and is the first that the decoder sees.
+    """
+    start = 0
+    while start < end:
+        cut = body.rfind(BLANK, start, min(start + piece, end))
+        if cut < 0:
+            cut = body.find(BLANK, start + piece - 1, end)
+        if cut < 0:  # one line end is left of three
+            return
+        yield from body[start:cut].split(BLANK)
+        start = cut + len(BLANK)
 
 
 def _value(line: bytes, start: int) -> bytes:

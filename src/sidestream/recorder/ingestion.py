@@ -16,11 +16,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-import msgspec
 import structlog
 
 from sidestream.errors import SidestreamError
-from sidestream.sinks.base import memory_of
 from sidestream.store.rows import Item, Lane
 from sidestream.tasks import where, within
 from sidestream.traces.understanding import understand
@@ -192,9 +190,7 @@ class Ingestion:
         reading, error = understood(record, self._providers)
         if reading is None:
             return Item(record, None, error, ()), 0
-        turn = reading.turn()
-        all_of_it = msgspec.structs.replace(turn, messages=[*turn.messages, *reading.tools])
-        return Item(record, reading, None, accepting(self._sinks, turn)), memory_of(all_of_it)
+        return Item(record, reading, None, accepting(self._sinks, reading.turn())), reading.weight
 
     async def _commit(self, items: list[Item], **about: Any) -> list[Item]:
         if (new := await self._tried(items, **about)) is not None:

@@ -1,5 +1,10 @@
 """The attempts of one sink that are under way: each is a task that sends, or looks, and ends with its row settled.
 
+Where a destination is quick, a task is given several rows of its lane, and sends one after the other until one does not
+arrive: what is left then goes back as it was. How many that may be follows the destination: one at first and after any
+failure, twice as many after a quick success. Only what can be looked for is claimed before its turn, for a crash leaves
+all that was claimed in doubt.
+
 Whatever becomes of an attempt, its row is in `Attempts.settled` exactly once, and its lane goes on. The store is not
 known here: who has started an attempt saves what is settled.
 """
@@ -7,6 +12,7 @@ known here: who has started an attempt saves what is settled.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,26 +25,33 @@ from sidestream.store.rows import State
 from sidestream.tasks import spawn, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidestream.sinks.choosing import Choosing
     from sidestream.sinks.policy import Policy
     from sidestream.sinks.telling import Telling
-    from sidestream.sinks.visits import Pick
+    from sidestream.sinks.visits import Claim, Pick
     from sidestream.store.rows import Delivery, Lane
     from sidestream.traces.model import Turn
+
+_MOST = 16
+"""Rows that one task is given: so many are looked for after a crash, where one would have been enough."""
+_SPELL = 0.1
+"""Seconds after which a task begins no other row, and what it has delivered is to be saved."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """The head of a lane, being sent or looked for."""
+    """The head of a lane, being sent or looked for, and what is to be sent after it."""
 
     pick: Pick
     delivery: Delivery
     turn: Turn
     looking: bool
+    following: deque[Claim]
+    began: float
     over: bool = False
 
     @property
@@ -65,6 +78,8 @@ class Attempts:
     ) -> None:
         self.settled: list[Delivery] = []
         """Rows to be saved."""
+        self.most = 1
+        """How many rows of a lane are to be given to `begin` at once, at most."""
         self._sink = sink
         self._findable = type(sink).find is not Sink.find
         self._choosing = choosing
@@ -82,9 +97,9 @@ class Attempts:
         """Those under way."""
         return list(self._works.values())
 
-    def begin(self, pick: Pick, delivery: Delivery, turn: Turn) -> None:
-        """Send this row, or look for it."""
-        work = _Work(pick, delivery, turn, looking=delivery.ambiguous)
+    def begin(self, pick: Pick, delivery: Delivery, turn: Turn, following: Sequence[Claim] = ()) -> None:
+        """Send this row, and `following` after it until one does not arrive; or look for it, alone."""
+        work = _Work(pick, delivery, turn, delivery.ambiguous, deque(following), _time())
         self._works[work] = spawn(self._carry(work), name=f"{self._sink.name} {delivery.exchange}")
 
     def cancel(self) -> None:
@@ -109,7 +124,7 @@ class Attempts:
     async def _carry(self, work: _Work) -> None:
         try:
             async with asyncio.timeout(self._policy.longest_send):
-                found = await self._try(work)
+                found = await self._all_but_one(work)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task and task.cancelling():
@@ -127,6 +142,23 @@ class Attempts:
         finally:
             self._interrupted(work)  # if nothing of this has settled it, whyever
 
+    async def _all_but_one(self, work: _Work) -> Found | None:
+        """Send one after the other, and settle each but the last; what came of that one."""
+        if not work.following:
+            return await self._try(work)
+        soon = asyncio.get_running_loop().call_later(_SPELL, self._changed.set)
+        try:
+            while True:
+                found = await self._try(work)
+                if work.over or not work.following or _time() - work.began > _SPELL:
+                    return found
+                self._settle(work, found)
+                self.settled.append(work.delivery)
+                self._telling.row(work.delivery)
+                work.delivery, work.turn = work.following.popleft()
+        finally:
+            soon.cancel()
+
     async def _try(self, work: _Work) -> Found | None:
         """Where it is; None if it was looked for, and is not there."""
         if not work.looking:
@@ -143,15 +175,21 @@ class Attempts:
         if work.looking:
             self._telling.counters.looked_up += 1
             self._telling.counters.found += found is not None
-        rules.looked(work.delivery, found, self._clock(), self._policy)
-        self._answered(work)
+        self._settle(work, found)
+        quick = not work.looking and _time() - work.began <= _SPELL
+        self.most = min(self.most * 2, _MOST) if quick and self._findable else max(self.most // 2, 1)
         self._end(work)
         if work.delivery.state is not State.RETRY_AT:
             self._telling.row(work.delivery)
 
+    def _settle(self, work: _Work, found: Found | None) -> None:
+        rules.looked(work.delivery, found, self._clock(), self._policy)
+        self._answered(work)
+
     def _failed(self, work: _Work, error: DeliveryError) -> None:
         if work.over:
             return
+        self.most = 1
         delivery, now = work.delivery, self._clock()
         self._telling.counters.looked_up += work.looking
         wait = 0.0
@@ -191,7 +229,7 @@ class Attempts:
     def _broke(self, work: _Work, error: BaseException) -> None:
         if work.over:
             return
-        delivery = work.delivery
+        delivery, self.most = work.delivery, 1
         self._telling.counters.broken += 1
         wait = self._policy.wait(delivery.server_errors + 1)
         rules.broke(delivery, wait, self._clock(), self._policy, findable=self._findable)
@@ -209,10 +247,13 @@ class Attempts:
         self._end(work)
 
     def _end(self, work: _Work) -> None:
-        """An attempt is over: its row is to be saved, and its lane goes on."""
+        """An attempt is over: its row is to be saved, those that were to follow are as before, and its lane goes on."""
         work.over = True
         del self._works[work]
         self.settled.append(work.delivery)
+        for delivery, _ in work.following:
+            rules.release(delivery)
+            self.settled.append(delivery)
         self._choosing.lanes.ready.append(work.lane)
         self._changed.set()
 

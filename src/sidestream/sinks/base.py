@@ -18,7 +18,7 @@ from sidestream.errors import Ambiguous
 from sidestream.traces.model import Reading, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from sidestream.options import Secret
     from sidestream.traces.model import Message, Turn
@@ -106,6 +106,8 @@ def memory_of(said: Turn | Reading) -> int:
         total += weight * sum(map(sys.getsizeof, level))
         below: list[Any] = []
         for value in level:
+            if type(value) is str:  # most are
+                continue
             if isinstance(value, dict):
                 below += value
                 below += value.values()
@@ -115,11 +117,11 @@ def memory_of(said: Turn | Reading) -> int:
     return int(total)
 
 
-def encoded(messages: Iterable[Message]) -> bytes:
+def encoded(messages: Iterable[Message], encode: Callable[[Message], bytes] = msgspec.json.encode) -> bytes:
     """The messages as a JSON array.
 
     They are encoded one by one, because an encoder in C holds the GIL for as long as one call takes: with tens of
     megabytes in a single call, the event loop would stall although this runs in a thread. Joining bytes releases it.
     """
-    items = [msgspec.json.encode(message) for message in messages]
+    items = [encode(message) for message in messages]
     return b"".join((b"[", b",".join(items), b"]"))

@@ -1,9 +1,9 @@
 """The engine that drives one sink: rows of the store in, attempts out, and what became of them back into the store.
 
-The queue is the store. A row is saved as ``sending`` before anything goes out, and what came of it before the next row
-of its lane is looked at, so a crash at any instruction leaves a row that tells what to do: send it, or look for it
-first. One task (`Deliverer._drive`) talks to the store, in visits: each visit saves what has ended and claims what is
-next, for all lanes that have something, in one visit to the store's thread. The sends themselves are tasks of their own
+The queue is the store. A row is saved as ``sending`` before anything goes out, and what came of it soon after, so a
+crash at any instruction leaves a row that tells what to do: send it, or look for it first. One task
+(`Deliverer._drive`) talks to the store, in visits: each visit saves what has ended and claims what is next, for all
+lanes that have something, in one visit to the store's thread. The sends themselves are tasks of their own
 (`sidestream.sinks.attempts`). A failure of that one task that nobody thought of is dealt with like a crash.
 
 In memory there are the lanes with something open, and the turns that are being sent; never a queue of them.
@@ -234,7 +234,8 @@ class Deliverer:
 
     def _visit(self) -> Visit:
         now = _time()
-        visit = Visit(list(self._attempts.settled), max(self._settling_until - now, 0.0))
+        settling = max(self._settling_until - now, 0.0)
+        visit = Visit(list(self._attempts.settled), settling, most=self._attempts.most)
         self._choosing.choose(visit, self._free, now)
         return visit
 
@@ -252,15 +253,16 @@ class Deliverer:
     def _act(self, pick: Pick, head: Head) -> None:
         lanes, delivery = self._choosing.lanes, head.delivery
         if delivery is not None and head.turn is not None and not self._halt.is_set():
-            self._attempts.begin(pick, delivery, head.turn)
+            self._attempts.begin(pick, delivery, head.turn, head.following)
             return
         self._choosing.breakers.over(pick.lane, pick.key)
         if delivery is None:
             lanes.empty(pick.lane)
         elif head.turn is not None:  # too late
-            if not delivery.ambiguous:
-                rules.release(delivery)
-                self._attempts.settled.append(delivery)
+            claimed = [] if delivery.ambiguous else [delivery, *(each for each, _ in head.following)]
+            for each in claimed:
+                rules.release(each)
+            self._attempts.settled += claimed
         elif head.wait > 0:
             lanes.wait(pick.lane, _time() + head.wait)
         else:

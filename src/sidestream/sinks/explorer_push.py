@@ -58,7 +58,7 @@ def _messages(turn: Turn, unit: Unit) -> bytes:
         before = messages[-1].get("metadata")
         facts = (before if isinstance(before, dict) else {}) | _facts(turn) | {"sidestream": mark}
         messages = [*messages[:-1], {**messages[-1], "metadata": facts}]
-    return encoded(map(_message, messages))
+    return encoded(messages, _json)
 
 
 def _place(turn: Turn) -> dict[str, Any]:
@@ -75,13 +75,19 @@ def _facts(turn: Turn) -> dict[str, Any]:
     return {key: fact for key, fact in facts.items() if len(msgspec.json.encode(fact)) <= _LARGEST_FACT}
 
 
+def _json(message: Message) -> bytes:
+    """A message as Explorer can take it. Few have to be searched for words to be broken: JSON escapes none of these."""
+    data = msgspec.json.encode(_message(message))
+    return msgspec.json.encode(_message(_with_seams(message))) if _IN_ALL_SEAMS.encode() in data else data
+
+
 def _message(message: Message) -> Message:
-    copy: Message = _with_seams(message)
-    if isinstance(copy.get("content"), list):
-        copy["content"] = [_part(part) for part in copy["content"]]
-    if "tool_calls" in copy:
-        copy["tool_calls"] = [_tool_call(call) for call in copy["tool_calls"] or []]
-    return copy
+    changes: Message = {}
+    if isinstance(message.get("content"), list):
+        changes["content"] = [_part(part) for part in message["content"]]
+    if "tool_calls" in message:
+        changes["tool_calls"] = [_tool_call(call) for call in message["tool_calls"] or []]
+    return message | changes if changes else message
 
 
 def _with_seams(value: Any) -> Any:

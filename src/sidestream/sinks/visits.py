@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sidestream.errors import SidestreamError
 from sidestream.sinks import policy as rules
+from sidestream.sinks.base import memory_of
 from sidestream.store.rows import State
 from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sidestream.options import Secret
     from sidestream.sinks.policy import Policy
     from sidestream.store.rows import Delivery, Lane
     from sidestream.traces.model import Turn
+
+_MOST_BYTES = 1 << 20
+"""About how much of memory the turns of one lane may take that are claimed at once."""
 
 
 class Store(Protocol):
@@ -31,6 +35,9 @@ class Store(Protocol):
 
     def head(self, sink: str, lane: Lane, /) -> Delivery | None:
         """The oldest open row of a lane."""
+
+    def following(self, head: Delivery, most: int, /) -> list[Delivery]:
+        """Rows, `most` at most, that can be sent after the head of a lane whatever becomes of it; never tried yet."""
 
     def turn(self, delivery: Delivery, unit: Unit, /) -> Turn:
         """What is to be said."""
@@ -73,9 +80,15 @@ class Visit:
     passed: list[Lane] = field(default_factory=list)
     """The lanes of what is parked."""
     picks: list[Pick] = field(default_factory=list)
+    most: int = 1
+    """How many rows of a lane may be claimed at once."""
 
     def __bool__(self) -> bool:
         return bool(self.settled or self.parks or self.unparks or self.picks)
+
+
+Claim = tuple["Delivery", "Turn"]
+"""A row that is saved as being sent, and what is to be said."""
 
 
 class Head(NamedTuple):
@@ -84,6 +97,8 @@ class Head(NamedTuple):
     delivery: Delivery | None = None
     wait: float = 0.0
     turn: Turn | None = None
+    following: Sequence[Claim] = ()
+    """What was claimed with it, to be sent after it if it arrives."""
 
 
 class Answer(NamedTuple):
@@ -125,11 +140,18 @@ class Visits:
         parked = [(key, why, self._store.park(self._sink, key, why)) for key, why in visit.parks.items()]
         opened = [lane for key, whys in visit.unparks for lane in self._store.unpark(self._sink, key, whys)]
         now = self._clock()
-        heads = [self._head(pick.lane, now, visit.settling) for pick in visit.picks]
+        heads = [self._heads(pick.lane, now, visit) for pick in visit.picks]
         changed = [head.delivery for head in heads if head.delivery and head.delivery.state is not State.RETRY_AT]
+        changed += [delivery for head in heads for delivery, _ in head.following]
         if changed:
             self._store.save(changed)
         return Answer(heads, opened, parked)
+
+    def _heads(self, lane: Lane, now: float, visit: Visit) -> Head:
+        head = self._head(lane, now, visit.settling)
+        if visit.most == 1:
+            return head
+        return head._replace(following=list(self._following(head, now, visit.most)))
 
     def _head(self, lane: Lane, now: float, settling: float) -> Head:
         delivery = self._store.head(self._sink, lane)
@@ -140,14 +162,44 @@ class Visits:
             wait = max(wait, settling)
         if wait > 0:
             return Head(delivery, wait)
-        try:
-            turn = self._store.turn(delivery, self._unit)
-        except (SidestreamError, OSError, sqlite3.Error):
-            raise
-        except Exception as error:  # noqa: BLE001 (one bad row must not hold up all the others)
-            rules.bury(delivery, f"the turn cannot be read: {type(error).__name__}")
+        turn = self._turn(delivery)
+        if isinstance(turn, Exception):  # one bad row must not hold up all the others
+            rules.bury(delivery, f"the turn cannot be read: {type(turn).__name__}")
             return Head(delivery)
         if not delivery.ambiguous:
-            told_until = turn.told_until if self._unit is Unit.TRACE else None
-            rules.claim(delivery, now, remote=turn.remote, told_until=told_until)
+            self._claim(delivery, turn, now)
         return Head(delivery, 0.0, turn)
+
+    def _following(self, head: Head, now: float, most: int) -> Iterator[Claim]:
+        """What is claimed with a head that was never tried, as much of it as may be in memory at once.
+
+        Two turns for one trace of the destination are not among them: what the second is told depends on the first.
+        """
+        if head.turn is None or head.delivery is None or head.delivery.state is not State.SENDING:
+            return
+        if head.delivery.attempts > 1:
+            return
+        remotes, size = {head.turn.remote}, memory_of(head.turn)
+        for delivery in self._store.following(head.delivery, most - 1):
+            turn = self._turn(delivery)
+            if isinstance(turn, Exception):  # it is buried where it is the head
+                return
+            size += memory_of(turn)
+            if size > _MOST_BYTES or (turn.remote is not None and turn.remote in remotes):
+                return
+            remotes.add(turn.remote)
+            self._claim(delivery, turn, now)
+            yield delivery, turn
+
+    def _turn(self, delivery: Delivery) -> Turn | Exception:
+        """What is to be said, or why it cannot be read."""
+        try:
+            return self._store.turn(delivery, self._unit)
+        except (SidestreamError, OSError, sqlite3.Error):
+            raise
+        except Exception as error:  # noqa: BLE001 (damage of one row)
+            return error
+
+    def _claim(self, delivery: Delivery, turn: Turn, now: float) -> None:
+        told_until = turn.told_until if self._unit is Unit.TRACE else None
+        rules.claim(delivery, now, remote=turn.remote, told_until=told_until)

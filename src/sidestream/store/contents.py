@@ -34,8 +34,12 @@ class Contents:
     """The contents in one database."""
 
     def __init__(self, database: Database, packer: Packer) -> None:
+        self.added = 0
+        """Bytes of all that was ever put in here, packed; what has gone since is not taken off."""
         self._database = database
         self._packer = packer
+        self._known: dict[bytes, int] = {}
+        self._epoch = database.epoch
 
     def put(self, data: bytes) -> int:
         """Inside a transaction: the number of a text, which is stored if it is new.
@@ -45,8 +49,12 @@ class Contents:
         digest = _digest(data)
         if (number := self._number(digest)) is not None:
             return number
-        pieces = [self._insert(_digest(piece), [piece]) if opaque else piece for piece, opaque in _split(data) if piece]
+        pieces = [self._piece(piece) if opaque else piece for piece, opaque in _split(data) if piece]
         return self._insert(digest, pieces)
+
+    def forget(self) -> None:
+        """Contents may have gone in this transaction: none is taken to be there that was seen before."""
+        self._known.clear()
 
     def get(self, number: int) -> bytes:
         """The text; `LookupError` if it is not there, or damaged."""
@@ -69,20 +77,27 @@ class Contents:
         return int(total)
 
     def _number(self, digest: bytes) -> int | None:
-        found = self._database.rows("SELECT id FROM contents WHERE digest = ?", digest)
-        return int(found[0][0]) if found else None
+        if self._epoch != self._database.epoch:
+            self._epoch = self._database.epoch
+            self._known.clear()
+        number = self._known.get(digest)
+        if number is None and (found := self._database.rows("SELECT id FROM contents WHERE digest = ?", digest)):
+            number = self._known[digest] = int(found[0][0])
+        return number
+
+    def _piece(self, data: bytes) -> int:
+        number = self._number(digest := _digest(data))
+        return self._insert(digest, [data]) if number is None else number
 
     def _insert(self, digest: bytes, pieces: Sequence[bytes | int]) -> int:
-        if (known := self._number(digest)) is not None:
-            return known
         blob = self._packer.squeeze(_pack(pieces))
         if len(blob) > self._database.row_bytes():
             raise ValueError("a content that is too large to be stored")
         number = self._database.insert("INSERT INTO contents (digest, content) VALUES (?, ?)", digest, blob)
-        self._database.run_many(
-            "INSERT INTO parts VALUES (?, ?)",
-            [(number, part) for part in dict.fromkeys(pieces) if isinstance(part, int)],
-        )
+        if parts := [(number, part) for part in dict.fromkeys(pieces) if isinstance(part, int)]:
+            self._database.run_many("INSERT INTO parts VALUES (?, ?)", parts)
+        self._known[digest] = number
+        self.added += len(blob)
         return number
 
     def _part(self, number: int) -> bytes:

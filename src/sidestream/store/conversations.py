@@ -16,6 +16,17 @@ import structlog
 from sidestream.providers.jsons import clean_text, text_of
 from sidestream.store.known import KnownTurns
 from sidestream.store.measuring import Measurable, Measuring
+from sidestream.store.occurring import (
+    ASKING,
+    CUT,
+    INCOMPLETE,
+    LEAVING,
+    PASSED,
+    Occurring,
+    left_outline,
+    passing,
+    seeking,
+)
 from sidestream.store.packing import Packer
 from sidestream.store.turns import ANSWER
 from sidestream.traces.conversation import (
@@ -32,7 +43,7 @@ from sidestream.traces.model import title_of
 from sidestream.traces.states import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sidestream.store.contents import Contents
     from sidestream.store.database import Database
@@ -42,22 +53,29 @@ _MOST_REARRANGED: Final = 1000
 """Turns that are placed again because of one that came late."""
 _MOST_PASSED: Final = 256
 """States of one request that are kept for turns that come late: the latest."""
-_SAME_AGAIN: Final = (
+_LATER: Final = "started_at >= ? AND (started_at > ? OR turns.sequence > ?)"
+
+
+def _of_later(wanted: str) -> str:
+    return f"SELECT started_at, sequence FROM {wanted} AND {_LATER} ORDER BY started_at LIMIT {_MOST_REARRANGED}"
+
+
+_SAME_AGAIN: Final = _of_later(
     "turns WHERE scope = ? AND asking = ?"
     " AND (rule NOT IN ('repeated', 'extends_tip', 'extends_earlier') OR retries OR NOT ? AND started_at > ?)"
 )
 """The same request again: what may be a retry of this one, or was the first of its kind."""
-_PASSING: Final = "passed AS turns WHERE scope = ? AND state = ?"
-_OF_SLOT: Final = (
+_PASSING: Final = _of_later("passed AS turns WHERE scope = ? AND state = ?")
+_SEEKING: Final = _of_later("clues AS turns WHERE scope = ? AND kind = ? AND digest = ?")
+_OF_SLOT: Final = _of_later(
     "turns WHERE parent IN (WITH slot (first) AS (SELECT coalesce((SELECT retry_of FROM turns WHERE sequence = ?), ?))"
     " SELECT first FROM slot UNION ALL SELECT sequence FROM turns WHERE retry_of = (SELECT first FROM slot))"
 )
 """What follows the same turn, or another attempt at it."""
-_OF_SESSION: Final = (
+_OF_SESSION: Final = _of_later(
     "turns WHERE session IS NOT NULL AND scope = ? AND session = ? AND agent = ?"
     " AND rule IN ('first', 'child_of_session', 'history_truncated', 'history_summarized')"
 )
-_LATER: Final = "started_at >= ? AND (started_at > ? OR turns.sequence > ?)"
 
 log = structlog.get_logger()
 
@@ -77,6 +95,15 @@ class _Row(NamedTuple):
         return Placement(self.rule, self.parent, self.retry_of, self.known)
 
 
+class Added(NamedTuple):
+    """What came of a turn that was added."""
+
+    like: int | None
+    """The exchange whose request is most like this one's, if there is one."""
+    size: int
+    """Bytes of what nobody had said before, packed."""
+
+
 class Conversations:
     """The turns in one database. `read` reads a stored exchange again; None if that is not possible any more."""
 
@@ -86,18 +113,22 @@ class Conversations:
         self._read = read
         self._packer = Packer()
         self._measuring = Measuring(database)
+        self._occurring = Occurring(database)
 
-    def add(self, sequence: int, reading: Reading) -> int | None:
-        """Inside a transaction: place a turn, and keep what is new in it.
+    def expect(self, calls: Iterable[Call]) -> None:
+        """Inside a transaction: these are about to be added, and can be looked up at once."""
+        self._occurring.look(calls)
 
-        Returns the exchange whose request is most like this one's, if there is one.
-        """
+    def add(self, sequence: int, reading: Reading) -> Added:
+        """Inside a transaction: place a turn, and keep what is new in it."""
         call, placement = self._placed(sequence, reading)
+        concerned, before = self._concerned(sequence, call, placement), self._contents.added
         self._write(sequence, reading, call, placement)
-        self._rearrange(self._concerned(sequence, call, placement))
+        size = self._contents.added - before
+        self._rearrange(concerned)
         if placement.rule in CHILDREN:
-            return None
-        return placement.parent if placement.retry_of is None else placement.retry_of
+            return Added(None, size)
+        return Added(placement.parent if placement.retry_of is None else placement.retry_of, size)
 
     def add_pushed(self, sequence: int, reading: Reading, parent: int | None, trace: str, title: str) -> None:
         """Inside a transaction: keep a turn that was not captured here, behind `parent` or at the beginning of `trace`.
@@ -107,16 +138,16 @@ class Conversations:
         rule = Rule.PUSHED if trace == reading.id else Rule.APPENDED
         self._write(sequence, reading, reading.call, Placement(rule, parent), trace=trace, title=title)
 
-    def replace(self, sequence: int, reading: Reading) -> None:
+    def replace(self, sequence: int, reading: Reading) -> Added:
         """Inside a transaction: put what was understood anew in the place of the old."""
         before = self._row(sequence)
         if before is None:
-            self.add(sequence, reading)
-            return
+            return self.add(sequence, reading)
         self._rearrange(self._write_again(sequence, reading, before, *self._placed(sequence, reading)))
+        return Added(None, 0)
 
     def _placed(self, sequence: int, reading: Reading) -> tuple[Call, Placement]:
-        known = KnownTurns(self._database, reading.call, sequence)
+        known = KnownTurns(self._database, reading.call, sequence, self._occurring)
         call = within_thread(reading.call, reading.asked, reading.answer, known)
         return call, place(call, known)
 
@@ -150,7 +181,7 @@ class Conversations:
             call.ended_at,
             call.states[-1] if call.states else None,
             call.leaving,
-            _left_outline(call),
+            left_outline(call),
             call.answered,
             call.complete,
             call.manner,
@@ -218,6 +249,19 @@ class Conversations:
             "INSERT INTO clues VALUES (?, ?, ?, ?, ?)",
             [(call.scope, kind, clue, call.started_at, sequence) for kind, clue in dict.fromkeys(clues)],
         )
+        self._noted(call, [*[(PASSED, state) for state in passed], *clues])
+
+    def _noted(self, call: Call, others: Iterable[tuple[str, bytes]]) -> None:
+        """From now on there is a turn with all of this."""
+        note = self._occurring.note
+        note(call.scope, LEAVING, call.leaving)
+        if call.states:
+            note(call.scope, ASKING, call.states[-1])
+            note(call.scope, INCOMPLETE, None if call.complete else call.states[-1])
+        if call.cut is not None:
+            note(call.scope, CUT, b"")
+        for kind, each in others:
+            note(call.scope, kind, each)
 
     def _trace(self, reading: Reading, placement: Placement) -> str:
         if placement.rule in BEGINNINGS:
@@ -231,32 +275,17 @@ class Conversations:
 
     def _concerned(self, sequence: int, call: Call, placement: Placement) -> set[tuple[float, int]]:
         """Turns that began later, and may belong elsewhere because this one is there; times and sequences."""
-        later = (call.started_at, call.started_at, sequence)
+        scope, may, later = call.scope, self._occurring.may, (call.started_at, call.started_at, sequence)
         questions: list[tuple[str, tuple[Any, ...]]] = []
-        if call.states:
-            questions.append((_SAME_AGAIN, (call.scope, call.states[-1], call.complete, call.ended_at - PATIENCE)))
-        left = [call.leaving, _left_outline(call), call.states[-1] if call.states and call.cut is not None else None]
-        questions += [(_PASSING, (call.scope, state)) for state in left if state is not None]
+        if call.states and may(scope, ASKING, call.states[-1]):
+            questions.append((_SAME_AGAIN, (scope, call.states[-1], call.complete, call.ended_at - PATIENCE)))
+        questions += [(_PASSING, (scope, state)) for state in passing(call) if may(scope, PASSED, state)]
         if placement.parent is not None:
             questions.append((_OF_SLOT, (placement.parent, placement.parent)))
-        asking = [("opening", text) for text in call.arguments]
-        asking += [("previous", call.answer)] if call.answer is not None else []
-        asking += [("compacted", call.compaction)] if call.compaction else []
-        asking += [("parent", digest(*call.session.key))] if call.session is not None else []
-        questions += [
-            ("clues AS turns WHERE scope = ? AND kind = ? AND digest = ?", (call.scope, *clue)) for clue in asking
-        ]
+        questions += [(_SEEKING, (scope, *clue)) for clue in seeking(call) if may(scope, *clue)]
         if (session := call.session) is not None:
-            questions.append((_OF_SESSION, (call.scope, clean_text(session.id), clean_text(session.agent))))
-        return {
-            tuple(row)
-            for wanted, values in questions
-            for row in self._database.rows(
-                f"SELECT started_at, sequence FROM {wanted} AND {_LATER} ORDER BY started_at LIMIT {_MOST_REARRANGED}",
-                *values,
-                *later,
-            )
-        }
+            questions.append((_OF_SESSION, (scope, clean_text(session.id), clean_text(session.agent))))
+        return {tuple(row) for wanted, values in questions for row in self._database.rows(wanted, *values, *later)}
 
     def _rearrange(self, concerned: set[tuple[float, int]]) -> None:
         """Place turns again, in the order in which they began, and whatever that concerns in turn."""
@@ -283,6 +312,7 @@ class Conversations:
     ) -> set[tuple[float, int]]:
         """Store a turn anew, where it belongs now; those that are concerned by what has changed."""
         self._database.run("DELETE FROM turns WHERE sequence = ?", sequence)
+        self._contents.forget()
         trace = self._write(sequence, reading, call, placement)
         if trace != before.trace:
             self._follow(sequence, before.trace, trace)
@@ -309,7 +339,3 @@ class Conversations:
         )
         self._database.run_many("UPDATE turns SET trace = ? WHERE sequence = ?", [(after, each) for (each,) in going])
         self._measuring.move([each for (each,) in going], after)
-
-
-def _left_outline(call: Call) -> bytes | None:
-    return call.outlines[-1] if call.answered and call.outlines else None

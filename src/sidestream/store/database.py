@@ -35,11 +35,16 @@ STEPS: Sequence[str] = (
     _SQL.joinpath("viewing.sql").read_text("utf-8"),
     _SQL.joinpath("searching.sql").read_text("utf-8"),
     _SQL.joinpath("pushing.sql").read_text("utf-8"),
+    _SQL.joinpath("writing.sql").read_text("utf-8"),
 )
 """SQL that brings a file from each version to the next; the first makes it. Steps are only ever appended."""
 _BUSY_SECONDS = 5.0
 _WAL_BYTES = 64 << 20
 """What a write-ahead log that grew larger is cut back to."""
+_CACHE_KIB = 16 << 10
+"""Pages in memory: a transaction that changes more of them writes some before its end."""
+_LOG_PAGES = 4000
+"""What is written to the log before it is copied into the file: what changes often is copied once for all of that."""
 _ROW_HEAD = 1024
 """Bytes of a row that are no blob; generous."""
 _COMPANIONS = ("-wal", "-shm", "")
@@ -53,6 +58,9 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
         self.connection = connection
         self.path = path
+        self.epoch = 0
+        """Another number in each transaction, and after an `attempt` that failed: what somebody remembers of what is in
+        here, so as not to read it again, holds for one."""
         self._file = _identity(path)
         self._log = _log_identities(path)
         self._failed = False
@@ -115,12 +123,13 @@ class Database:
         return self.connection.execute(sql, values).rowcount
 
     def insert(self, sql: str, *values: Any) -> int:
-        """Insert one row inside a `transaction`; its number."""
-        return self.connection.execute(sql, values).lastrowid or 0
+        """Insert one row inside a `transaction`; its number, 0 where the statement says to pass it over."""
+        cursor = self.connection.execute(sql, values)
+        return cursor.lastrowid or 0 if cursor.rowcount else 0
 
-    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run a statement for each row, inside a `transaction`."""
-        self.connection.executemany(sql, rows)
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run a statement for each row, inside a `transaction`; how many rows all of them changed."""
+        return self.connection.executemany(sql, rows).rowcount
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -131,6 +140,7 @@ class Database:
             if self._failed:
                 self._recover()
             self.connection.execute("BEGIN IMMEDIATE")
+            self.epoch += 1
             try:
                 yield
                 self.connection.execute("COMMIT")
@@ -147,6 +157,7 @@ class Database:
         try:
             yield
         except BaseException:
+            self.epoch += 1
             if self.connection.in_transaction:  # SQLite ends it by itself where the disk fails
                 self.connection.execute("ROLLBACK TO attempt")
                 self.connection.execute("RELEASE attempt")
@@ -315,6 +326,8 @@ def _configure(connection: sqlite3.Connection, path: Path | None, *, full_sync: 
         "auto_vacuum = INCREMENTAL",  # counts only while the file is empty, and before WAL
         "secure_delete = ON",
         "foreign_keys = ON",
+        f"cache_size = -{_CACHE_KIB}",
+        f"wal_autocheckpoint = {_LOG_PAGES}",
         f"journal_size_limit = {_WAL_BYTES}",
         f"synchronous = {'FULL' if full_sync else 'NORMAL'}",
         f"fullfsync = {'ON' if full_sync else 'OFF'}",  # macOS: fsync alone does not reach the disk

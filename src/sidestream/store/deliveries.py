@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,11 +24,16 @@ _OPEN = "state IN ('pending', 'sending', 'retry_at')"  # word for word as in the
 _SAME = "id = ? AND sequence = (SELECT sequence FROM exchanges WHERE exchanges.id = ?)"
 """The very row: a store that took the place of a damaged one gives the same ids to other exchanges."""
 _SETTLED = frozenset({State.DELIVERED, State.PARKED, State.DEAD})
-_SELECT = """
-    SELECT deliveries.id, deliveries.sequence, exchanges.id, sink, deliveries.fingerprint, deliveries.dataset, state,
-        attempts, server_errors, ambiguous, tried_at, due_at, reason, remote, version, told_until
-    FROM deliveries CROSS JOIN exchanges ON exchanges.sequence = deliveries.sequence
+_COLUMNS = """
+    deliveries.id, deliveries.sequence, exchanges.id, sink, deliveries.fingerprint, deliveries.dataset, state,
+    attempts, server_errors, ambiguous, tried_at, due_at, reason, remote, version, told_until
 """
+_ROWS = "deliveries CROSS JOIN exchanges ON exchanges.sequence = deliveries.sequence"
+_SELECT = f"SELECT {_COLUMNS} FROM {_ROWS}"
+_SELECT_PLACED = (
+    f"SELECT turns.trace, turns.parent, turns.retry_of, {_COLUMNS} FROM {_ROWS}"
+    " LEFT JOIN turns ON turns.sequence = deliveries.sequence"
+)
 _UNCLEAR = "(ambiguous OR state = 'sending') AND state NOT IN ('delivered', 'parked')"
 _SENT = "(ambiguous OR state IN ('sending', 'delivered'))"
 """What may be there: it is looked for where it was sent, and what is sent there later gets later times."""
@@ -52,6 +57,7 @@ _FOLLOWED = f"""
     ) SELECT turn FROM way CROSS JOIN deliveries ON deliveries.sequence = turn WHERE {_HEADS} LIMIT 1
 """
 """The nearest turn that another one follows, or tries again, and that is still to be told."""
+_SELECT_FOLLOWED = f"{_SELECT} WHERE sink = ? AND deliveries.sequence = ({_FOLLOWED})"
 
 _FAMILY = """
     WITH RECURSIVE family (member) AS (
@@ -83,7 +89,6 @@ class Deliveries:
     def head(self, sink: str, lane: Lane) -> Delivery | None:
         """The oldest open delivery of a lane; but before a turn, open deliveries of those that it follows."""
         found = self._database.rows(f"{_SELECT} WHERE {_HEADS} ORDER BY deliveries.sequence LIMIT 1", sink, *lane)
-        followed = f"{_SELECT} WHERE sink = ? AND deliveries.sequence = ({_FOLLOWED})"
         head = None
         passed: set[int] = set()
         while found and len(passed) < _LONGEST_WAY:
@@ -91,9 +96,36 @@ class Deliveries:
             if head.sequence in passed:
                 break
             passed.add(head.sequence)
-            at = head.sequence
-            found = self._database.rows(followed, sink, at, at, sink, sink, sink, *lane)
+            found = self._followed(head)
         return head
+
+    def following(self, head: Delivery, most: int) -> list[Delivery]:
+        """Open deliveries of the lane that come next after its head, `most` at most.
+
+        None of them was ever tried, and what is told of each does not depend on what becomes of those before it: they
+        are of traces of their own, and follow no turn that is still to be told. The first that may be another ends it.
+        """
+        found = self._database.rows(
+            f"{_SELECT_PLACED} WHERE {_HEADS} ORDER BY deliveries.sequence LIMIT ?", head.sink, *head.lane, most + 1
+        )
+        if not found or found[0][3] != head.id:  # an earlier one follows the head
+            return []
+        traces, following = {found[0][0]}, list[Delivery]()
+        for trace, parent, retry_of, *row in found[1:]:
+            delivery = _delivery(*row)
+            tried = delivery.state is not State.PENDING or delivery.attempts or delivery.remote is not None
+            if tried or delivery.ambiguous or retry_of is not None or trace is None or trace in traces:
+                break
+            if parent is not None and self._followed(delivery):
+                break
+            traces.add(trace)
+            following.append(delivery)
+        return following
+
+    def _followed(self, delivery: Delivery) -> list[Any]:
+        """The row of the nearest delivery of the lane that a turn follows, or tries again, and that is open; if any."""
+        at, sink = delivery.sequence, delivery.sink
+        return self._database.rows(_SELECT_FOLLOWED, sink, at, at, sink, sink, sink, *delivery.lane)
 
     def forget_remote(self, sink: str, remote: str) -> None:
         """The destination does not have this trace any more: nothing was told there."""
@@ -138,7 +170,7 @@ class Deliveries:
         What began anew while it was being sent was unclear; where the end of that is clear now, it is not any more.
         """
         with self._database.transaction():
-            self._database.run_many(
+            written = self._database.run_many(
                 "UPDATE deliveries SET state = ?, attempts = ?, server_errors = ?, ambiguous = ?, tried_at = ?,"
                 f" due_at = ?, reason = ?, remote = ?, told_until = ? WHERE {_SAME} AND version = ?",
                 [
@@ -159,6 +191,8 @@ class Deliveries:
                     for each in deliveries
                 ],
             )
+            if written == len(deliveries):
+                return
             self._database.run_many(
                 f"UPDATE deliveries SET state = 'pending', ambiguous = 0 WHERE {_SAME}"
                 " AND version > ? AND state = 'retry_at' AND attempts = 0",

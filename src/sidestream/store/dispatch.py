@@ -82,12 +82,13 @@ class Dispatch:
         """
         if unit is Unit.EXCHANGE:
             return self._whole(delivery.sequence)
-        turn = self._turns.turn(delivery.sequence)
         if unit is Unit.TURN:
+            turn = self._turns.turn(delivery.sequence)
             return replace(turn, messages=self._alone(delivery, turn))
         if delivery.ambiguous:
+            turn = self._turns.turn(delivery.sequence)
             return replace(turn, remote=delivery.remote, told_until=delivery.told_until or 0)
-        return self._behind(delivery, turn)
+        return self._behind(delivery, self._turns.about(delivery.sequence))
 
     def _whole(self, sequence: int) -> Turn:
         """The exchange by itself, with all that it sent along; of one that was not captured, what its run says."""
@@ -179,12 +180,11 @@ class Dispatch:
 
     def _beginning(self, step: Step) -> list[Timed]:
         """What comes before the first turn that is known."""
-        began, _ = self._times(step.sequence)
         root = self._is_root(step)
         cut = not root and step.parent is not None and self._rule(step) not in BEGINNINGS
         system = self._turns.system(step.sequence) if root or cut else []
         before = [*system, *([_note("what was said before has been removed")] if cut else [])]
-        return [(message, began) for message in before]
+        return [(message, step.started_at) for message in before]
 
     def _new(self, delivery: Delivery, way: _Way) -> list[Timed]:
         """The messages of all steps; in place of what could not be delivered, a word about it."""
@@ -193,8 +193,7 @@ class Dispatch:
             again = way.again and step is way.steps[0]
             if step.sequence == delivery.sequence:
                 new = list(self._said(step, answer_only=again))
-                _, ended = self._times(step.sequence)
-                timed += new or [(_note("nothing was said"), ended)]
+                timed += new or [(_note("nothing was said"), step.ended_at)]
             else:
                 timed += self._passed(delivery.sink, step, again=again)
         return timed
@@ -213,18 +212,15 @@ class Dispatch:
                 what = "is not kept any more"
             except LookupError:
                 what = "cannot be read"
-        _, ended = self._times(step.sequence)
-        return [(_note(f"turn {self._turns.number(step.sequence)} {what}"), ended)]
+        return [(_note(f"turn {self._turns.number(step.sequence)} {what}"), step.ended_at)]
 
     def _said(self, step: Step, *, answer_only: bool) -> Iterator[Timed]:
         """A turn's own messages: what was asked when the call began, and the answer when it ended."""
-        began, ended = self._times(step.sequence)
-        answer = self._turns.said(step.sequence, answer_only=True)
-        asked = [] if answer_only else self._turns.said(step.sequence)
-        for message in asked[: len(asked) - len(answer)]:
-            yield message, began
+        asked, answer = self._turns.asked_and_answered(step.sequence)
+        for message in [] if answer_only else asked:
+            yield message, step.started_at
         for message in answer:
-            yield message, ended
+            yield message, step.ended_at
 
     def _is_root(self, step: Step) -> bool:
         """Whether a turn is, or tries again, one that nothing was said before."""
@@ -232,15 +228,10 @@ class Dispatch:
 
     def _rule(self, step: Step) -> str:
         """By which rule the first attempt at a turn was placed, if that is still known."""
-        found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", step.retry_of or step.sequence)
+        if step.retry_of is None:
+            return step.rule
+        found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", step.retry_of)
         return found[0][0] if found else step.rule
-
-    def _times(self, sequence: int) -> tuple[float, float]:
-        found = self._database.rows("SELECT started_at, ended_at FROM turns WHERE sequence = ?", sequence)
-        if not found:
-            raise LookupError(f"there is no turn {sequence}")
-        began, ended = found[0]
-        return began, ended
 
 
 def _note(text: str) -> Message:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sidestream.store.captures import Captures
     from sidestream.store.contents import Contents
-    from sidestream.store.conversations import Conversations
+    from sidestream.store.conversations import Added, Conversations
     from sidestream.store.database import Database
     from sidestream.store.deliveries import Deliveries
     from sidestream.store.packing import Packer
@@ -41,7 +41,11 @@ _ROW_BYTES: Final = 3072
 _INTEGERS: Final = 1 << 63
 _UNREAD_BYTES: Final = 64 << 20
 _NOT_PLACED: Final = "a defect of sidestream: it could not be placed in its conversation"
-_COLUMNS: Final = "id, dataset, provider, fingerprint, started_at, stored_at, status, outcome, model, size, stored"
+_INSERT: Final = (
+    "INSERT INTO exchanges (id, dataset, provider, fingerprint, started_at, stored_at, status, outcome, model, size,"
+    " stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (id) DO NOTHING"
+)
+_STORED: Final = "UPDATE exchanges SET stored = ?, error = ? WHERE sequence = ?"
 
 log = structlog.get_logger()
 
@@ -67,40 +71,40 @@ class Exchanges:
         self._conversations = conversations
         self._deliveries = deliveries
 
+    def expect(self, items: Sequence[Item]) -> None:
+        """Inside a transaction: these are about to be added."""
+        self._conversations.expect(item.reading.call for item in items if item.reading is not None)
+
     def add(self, item: Item, now: float) -> bool:
         """Inside a transaction: whether the exchange was new, and could be stored."""
         record, reading = item.record, item.reading
         identity = clean_text(record.id)
-        if self._database.rows("SELECT 1 FROM exchanges WHERE id = ?", identity):
+        sequence = self._insert(record, identity, reading, now)
+        if sequence is None:
             return False
         try:
             packed = self._packer.pack(record, self._database.row_bytes())
         except ValueError as error:
             self.refused += 1
             log.error("exchange_not_stored", exchange=identity, reason=str(error))
+            self._database.run("DELETE FROM exchanges WHERE sequence = ?", sequence)
             return False
-        sequence = self._database.insert(
-            f"INSERT INTO exchanges ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",  # noqa: S608  # constants
-            *_columns(record, now),
-            _model(reading),
-            record.size,
-        )
-        before, failure, base = self._contents.size(), item.error and clean_text(item.error), None
+        failure, added = item.error and clean_text(item.error), None
         if reading is not None:
-            placed, base = self._attempt(identity, partial(self._conversations.add, sequence, reading))
-            if placed:
-                self._deliver(sequence, Lane(clean_text(record.fingerprint), clean_text(record.dataset)), item.sinks)
-            else:
-                failure = failure or _NOT_PLACED
-        said = max(self._contents.size() - before, 0)
+            added = self._attempt(identity, partial(self._conversations.add, sequence, reading))
+            failure = failure or (_NOT_PLACED if added is None else None)
+        base, said = added or (None, 0)
         captured = self._captures.add(sequence, packed, base if _is_plain(record) else None)
-        self._database.run(
-            "UPDATE exchanges SET stored = ?, error = ? WHERE sequence = ?",
-            captured + said + _ROW_BYTES,
-            failure,
-            sequence,
-        )
+        # Before the deliveries, which have the row stand in other indexes.
+        self._database.run(_STORED, captured + said + _ROW_BYTES, failure, sequence)
+        if added is not None:
+            self._deliver(sequence, Lane(clean_text(record.fingerprint), clean_text(record.dataset)), item.sinks)
         return True
+
+    def _insert(self, record: Record, identity: str, reading: Reading | None, now: float) -> int | None:
+        """The row of an exchange; its sequence, None if there is one of that name."""
+        columns = (identity, *_columns(record, now), _model(reading), record.size)
+        return self._database.insert(_INSERT, *columns) or None
 
     def replace(self, new: Replacement) -> Lane | None:
         """Inside a transaction: the lane of an exchange that has something to deliver now."""
@@ -110,7 +114,8 @@ class Exchanges:
         identity, fingerprint, dataset = found[0]
         before, failure, placed = self._contents.size(), new.error and clean_text(new.error), False
         if new.reading is not None:
-            placed, _ = self._attempt(identity, partial(self._conversations.replace, new.sequence, new.reading))
+            work = partial(self._conversations.replace, new.sequence, new.reading)
+            placed = self._attempt(identity, work) is not None
             failure = failure if placed else failure or _NOT_PLACED
         self._database.run(
             "UPDATE exchanges SET error = ?, unread = 0, model = iif(?, ?, model), stored = max(stored + ?, ?)"
@@ -189,18 +194,18 @@ class Exchanges:
     def _deliver(self, sequence: int, lane: Lane, sinks: Sequence[str]) -> None:
         self._deliveries.add(sequence, lane, list(dict.fromkeys(sinks)))
 
-    def _attempt(self, identity: str, work: Callable[[], int | None]) -> tuple[bool, int | None]:
-        """Do something with an exchange's turn: all of it or nothing. Whether it was done, and what came of it."""
+    def _attempt(self, identity: str, work: Callable[[], Added]) -> Added | None:
+        """Do something with an exchange's turn: all of it, or nothing and None. What came of it."""
         try:
             with self._database.attempt():
-                return True, work()
+                return work()
         except (StoreCorrupt, StoreUnavailable):
             raise
         except Exception as error:  # a defect in there would fail each time again
             if isinstance(error, sqlite3.Error | OSError) and classified(error, self._database.path) is not error:
                 raise
             log.error("exchange_not_understood", exchange=identity, error=type(error).__name__, where=where(error))
-            return False, None
+            return None
 
 
 def _is_plain(record: Record) -> bool:
@@ -209,10 +214,9 @@ def _is_plain(record: Record) -> bool:
 
 
 def _columns(record: Record, now: float) -> tuple[str | float | int | None, ...]:
-    """The first columns: text that can be encoded, and numbers that SQLite has."""
+    """The first columns after the id: text that can be encoded, and numbers that SQLite has."""
     fits = record.status is not None and -_INTEGERS <= record.status < _INTEGERS
     return (
-        clean_text(record.id),
         clean_text(record.dataset),
         clean_text(record.provider),
         clean_text(record.fingerprint),

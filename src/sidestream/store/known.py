@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sidestream.store.occurring import ASKING, CUT, INCOMPLETE, LEAVING, Occurring
 from sidestream.traces.conversation import CHILDREN, ROOTS, Call, Earlier
 from sidestream.traces.states import DIGEST
 
@@ -33,14 +34,32 @@ _BEFORE: Final = "turns.started_at <= ? AND (turns.started_at < ? OR turns.seque
 _TAKES: Final = "answered AND rule NOT IN ('child_of_call', 'child_of_session', 'history_summarized')"
 """What takes the place after its parent; word for word as in the index, or SQLite does not use it."""
 _MOST_ALIKE: Final = 4096
+_WAS_ASKED: Final = f"SELECT 1 FROM turns WHERE scope = ? AND asking = ? AND manner = ? AND {_BEFORE} LIMIT 1"
+_OF_CLUE: Final = (
+    "SELECT sequence FROM clues WHERE scope = ? AND kind = ? AND digest = ? AND started_at <= ?"
+    f" ORDER BY started_at DESC LIMIT {_MOST}"
+)
 _BY_ITSELF: Final = ", ".join(f"'{rule}'" for rule in sorted(ROOTS | CHILDREN))
 
 
-class KnownTurns:
-    """The turns of the call's scope that began before it; `sequence` is the call's own."""
+def _turns_with(wanted: str) -> str:
+    return f"SELECT {_COLUMNS} FROM turns WHERE {wanted} AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}"
 
-    def __init__(self, database: Database, call: Call, sequence: int) -> None:
+
+_ASKING: Final = _turns_with("scope = ? AND asking = ?")
+_ASKING_INCOMPLETE: Final = _turns_with("scope = ? AND asking = ? AND NOT complete")
+_WITH: Final = {column: _turns_with(f"scope = ? AND {column} = ?") for column in ("leaving", "outline")}
+
+
+class KnownTurns:
+    """The turns of the call's scope that began before it; `sequence` is the call's own.
+
+    What is `occurring` was looked up before; without it, every question is asked.
+    """
+
+    def __init__(self, database: Database, call: Call, sequence: int, occurring: Occurring | None = None) -> None:
         self._database = database
+        self._occurring = Occurring(database) if occurring is None else occurring
         self._scope = call.scope
         self._before = (call.started_at, call.started_at, sequence)
 
@@ -54,13 +73,15 @@ class KnownTurns:
 
     def asking(self, state: bytes, /, *, incomplete: bool) -> list[Earlier]:
         """Turns whose whole request had this state, the latest first; or only those that were not answered whole."""
-        only = " AND NOT complete" if incomplete else ""
-        return self._turns(f"scope = ? AND asking = ?{only}", self._scope, state)
+        if not self._occurring.may(self._scope, INCOMPLETE if incomplete else ASKING, state):
+            return []
+        return self._turns(_ASKING_INCOMPLETE if incomplete else _ASKING, self._scope, state)
 
     def was_asked(self, state: bytes, manner: bytes, /) -> bool:
         """Whether there is a turn whose whole request had this state, in this manner."""
-        wanted = f"SELECT 1 FROM turns WHERE scope = ? AND asking = ? AND manner = ? AND {_BEFORE} LIMIT 1"
-        return bool(self._database.rows(wanted, self._scope, state, manner, *self._before))
+        if not self._occurring.may(self._scope, ASKING, state):
+            return False
+        return bool(self._database.rows(_WAS_ASKED, self._scope, state, manner, *self._before))
 
     def is_done(self, attempt: int, /) -> bool:
         """Whether this one, or a retry of it, was answered whole."""
@@ -75,6 +96,8 @@ class KnownTurns:
 
     def cut(self, states: Sequence[bytes], /) -> list[Earlier]:
         """Turns whose request had one of these states, and whose answer was cut off, the latest first."""
+        if not self._occurring.may(self._scope, CUT, b""):
+            return []
         states = states[:_MOST]
         found = self._database.rows(
             f"SELECT {_COLUMNS} FROM turns INDEXED BY turns_cut WHERE cut IS NOT NULL AND scope = ?"
@@ -158,13 +181,15 @@ class KnownTurns:
         for size in (*_AT_ONCE, *[_AT_ONCE[-1]] * (len(values) // _AT_ONCE[-1])):
             some = values[begin : begin + size]
             begin += size
-            for value in self._occurring(column, some):
-                yield from self._turns(f"scope = ? AND {column} = ?", self._scope, value)
+            for value in self._found(column, some):
+                yield from self._turns(_WITH[column], self._scope, value)
 
-    def _occurring(self, column: str, values: Sequence[bytes]) -> list[bytes]:
-        """Which of these values any turn has, in their order."""
-        if not values:
-            return []
+    def _found(self, column: str, values: Sequence[bytes]) -> list[bytes]:
+        """Which of these values turns may have, in their order: few others."""
+        if column == LEAVING:
+            values = [value for value in values if self._occurring.may(self._scope, LEAVING, value)]
+        if len(values) <= 1:
+            return list(values)
         found = self._database.rows(
             f"SELECT column1 FROM (VALUES {', '.join(['(?)'] * len(values))})"
             f" WHERE EXISTS (SELECT 1 FROM turns WHERE scope = ? AND {column} = column1)",
@@ -178,24 +203,19 @@ class KnownTurns:
         found = {
             sequence
             for clue in clues
+            if self._occurring.may(self._scope, kind, clue)
             for (sequence,) in self._database.rows(
-                "SELECT sequence FROM clues WHERE scope = ? AND kind = ? AND digest = ? AND started_at <= ?"
-                f" ORDER BY started_at DESC LIMIT {_MOST}",
+                _OF_CLUE,
                 self._scope,
                 kind,
                 clue,
                 self._before[0],
             )
         }
-        return self._turns(f"turns.sequence IN ({_marks(found)})", *found) if found else []
+        return self._turns(_turns_with(f"turns.sequence IN ({_marks(found)})"), *found) if found else []
 
     def _turns(self, wanted: str, *values: Any) -> list[Earlier]:
-        found = self._database.rows(
-            f"SELECT {_COLUMNS} FROM turns WHERE {wanted} AND {_BEFORE} ORDER BY turns.started_at DESC LIMIT {_MOST}",
-            *values,
-            *self._before,
-        )
-        return [Earlier(*columns) for columns in found]
+        return [Earlier(*columns) for columns in self._database.rows(wanted, *values, *self._before)]
 
 
 def _marks(values: Collection[object]) -> str:

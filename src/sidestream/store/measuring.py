@@ -46,6 +46,8 @@ _COLUMNS: Final = (
 )
 _ADD: Final = f"INSERT INTO measures ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # constants
 _TAKE: Final = f"SELECT {', '.join(_COLUMNS)} FROM measures WHERE sequence = ?"  # noqa: S608  # constants
+_BEGIN_ALONE: Final = "UPDATE runs SET title = ?, kind = ? WHERE trace = ? AND above IS NULL AND parent IS NULL"
+"""Of a trace that has nothing above it: no index has these columns."""
 _TRACE: Final = _COLUMNS.index("trace")
 
 
@@ -105,12 +107,14 @@ class Measuring:
 
     def begin(self, trace: str, title: str, placement: Placement) -> None:
         """Write down how a trace begins, after its first turn was added."""
-        above = placement.parent if placement.rule in BEGINNINGS else None
+        above, kind = placement.parent if placement.rule in BEGINNINGS else None, str(_kind_of(placement.rule))
+        if above is None and self._database.run(_BEGIN_ALONE, title, kind, trace):
+            return
         self._database.run(
             "UPDATE runs SET title = ?, kind = ?, above = ?, parent = (SELECT trace FROM measures WHERE sequence = ?)"
             " WHERE trace = ?",
             title,
-            str(_kind_of(placement.rule)),
+            kind,
             above,
             above,
             trace,

@@ -52,7 +52,7 @@ _SEGMENTS_BEHIND = 4
 """An exchange that began more segments ago than this is carried."""
 _CHUNK_BYTES = 64
 """Bytes of memory that a chunk of a record takes besides its own."""
-_BEGIN, _END = int(Kind.BEGIN), int(Kind.END)
+_BEGIN, _RESPONSE, _END = int(Kind.BEGIN), int(Kind.RESPONSE), int(Kind.END)
 _RELAY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -437,6 +437,9 @@ class _Relay:
 
     def _take(self, entry: Entry, start: int, batch: Batch) -> None:
         kind, number, _, _ = entry
+        if kind == _RESPONSE and not self._skip:  # nearly all there is
+            self._gathering.add(entry)
+            return
         if self._skip and number in self._skip and (self._at.segment, start) < self._skip[number]:
             return
         try:

@@ -110,6 +110,7 @@ def framed(entry: Piece) -> bytes:
 def entries(data: bytes, start: int = 0) -> Iterator[tuple[int, Entry]]:
     """The whole entries from `start` on, each with the place of its end; `DamagedError` at one that is not right."""
     view, size, unpack, about = memoryview(data), len(data), _ENTRY.unpack_from, ENTRY_SIZE
+    make = tuple.__new__  # in half the time of `Entry`, and there is one for each chunk
     while (payload := start + about) <= size:
         length, checksum, kind, number, time = unpack(data, start)
         if length > MOST:
@@ -119,7 +120,7 @@ def entries(data: bytes, start: int = 0) -> Iterator[tuple[int, Entry]]:
             return
         if crc32(view[start + _FRAME.size : end]) != checksum:
             raise DamagedError("an entry's checksum is wrong")
-        yield end, Entry(kind, number, time, data[payload:end])
+        yield end, make(Entry, (kind, number, time, data[payload:end]))
         start = end
 
 

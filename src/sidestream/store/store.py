@@ -135,6 +135,7 @@ class Store:
         if not (items or positions or carried or released):
             return []
         with self._database.transaction():
+            self._exchanges.expect(items)
             new = [item for item in items if self._exchanges.add(item, self._now())]
             self._positions.note(positions, carried, released)
         return new
@@ -200,6 +201,10 @@ class Store:
     def head(self, sink: str, lane: Lane) -> Delivery | None:
         """The oldest open delivery of a lane."""
         return self._deliveries.head(sink, lane)
+
+    def following(self, head: Delivery, most: int) -> list[Delivery]:
+        """The deliveries, `most` at most, that can be sent after the head of a lane whatever becomes of it."""
+        return self._deliveries.following(head, most)
 
     def save(self, deliveries: Sequence[Delivery]) -> None:
         """Write all of deliveries that changes on the way, all or nothing.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from sidestream.store.packing import Packer
 from sidestream.traces.conversation import BEGINNINGS, CHILDREN, PUSHES, Rule
@@ -38,6 +39,8 @@ class Step(NamedTuple):
     rule: Rule
     parent: int | None
     retry_of: int | None
+    started_at: float
+    ended_at: float
 
 
 class Turns:
@@ -50,19 +53,28 @@ class Turns:
 
     def turn(self, sequence: int) -> Turn:
         """What a turn added; `LookupError` if it is not there."""
+        turn = self.about(sequence)
+        system = self.system(sequence) if turn.rule in _WITH_SYSTEM else []
+        return replace(turn, messages=[*system, *self.said(sequence)])
+
+    def about(self, sequence: int) -> Turn:
+        """The same without its messages."""
         found = self._database.rows(
-            "SELECT id, dataset, trace, rule FROM turns JOIN exchanges USING (sequence) WHERE sequence = ?",
+            "SELECT id, dataset, trace, rule, parent, retry_of, title, facts FROM turns JOIN exchanges USING (sequence)"
+            " WHERE sequence = ?",
             sequence,
         )
         if not found:
             raise LookupError(f"there is no turn {sequence}")
-        identity, dataset, trace, rule = found[0]
-        title, origin = self._beginning(trace)
+        identity, dataset, trace, rule, parent, retry_of, title, packed = found[0]
+        begins = trace == identity and parent is None and retry_of is None and rule not in PUSHES
+        title, origin = (title, None) if begins else self._beginning(trace)
+        changed = [] if begins else self.changes(sequence)
         return Turn(
             id=identity,
             dataset=dataset,
-            messages=[*(self.system(sequence) if rule in _WITH_SYSTEM else []), *self.said(sequence)],
-            metadata=self.facts(sequence) | ({"changed": changed} if (changed := self.changes(sequence)) else {}),
+            messages=[],
+            metadata=self._facts(sequence, packed) | ({"changed": changed} if changed else {}),
             trace=trace,
             number=self.number(sequence),
             rule=rule,
@@ -75,14 +87,14 @@ class Turns:
         at: int | None = sequence
         for _ in range(_LONGEST_PATH):
             found = self._database.rows(
-                "SELECT sequence, id, rule, parent, retry_of FROM turns JOIN exchanges USING (sequence)"
-                " WHERE sequence = ?",
+                "SELECT sequence, id, rule, parent, retry_of, turns.started_at, ended_at FROM turns"
+                " JOIN exchanges USING (sequence) WHERE sequence = ?",
                 at,
             )
             if not found:
                 return
-            number, identity, rule, parent, retry_of = found[0]
-            yield Step(number, identity, Rule(rule), parent, retry_of)
+            number, identity, rule, parent, retry_of, *times = found[0]
+            yield Step(number, identity, Rule(rule), parent, retry_of, *times)
             if retry_of is not None:
                 rule = next(iter(self._database.rows("SELECT rule FROM turns WHERE sequence = ?", retry_of)), [rule])[0]
             if rule in BEGINNINGS or parent is None:
@@ -97,6 +109,14 @@ class Turns:
             sequence,
         )
         return [msgspec.json.decode(self._contents.get(content)) for (content,) in found]
+
+    def asked_and_answered(self, sequence: int) -> tuple[list[Message], list[Message]]:
+        """The same, apart."""
+        found = self._database.rows("SELECT message, content FROM said WHERE sequence = ? ORDER BY place", sequence)
+        both = list[Message](), list[Message]()
+        for message, content in found:
+            both[message == ANSWER].append(msgspec.json.decode(self._contents.get(content)))
+        return both
 
     def system(self, sequence: int) -> list[Message]:
         """The system prompt of a call, as one message, or none."""
@@ -116,10 +136,7 @@ class Turns:
     def facts(self, sequence: int) -> dict[str, Any]:
         """What else is known of the exchange; `LookupError` if it is not there, or damaged."""
         found = self._database.rows("SELECT facts FROM turns WHERE sequence = ?", sequence)
-        try:
-            return dict(msgspec.json.decode(self._packer.expand(found[0][0])))
-        except (IndexError, ValueError) as error:
-            raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
+        return self._facts(sequence, found[0][0] if found else b"")
 
     def changes(self, sequence: int) -> list[str]:
         """Which of ``system`` and ``tools`` are not those of the turn before; none where that cannot be told."""
@@ -142,6 +159,12 @@ class Turns:
     def origin(self, trace: str) -> Origin | None:
         """Where a trace left another one, or was called from."""
         return self._beginning(trace)[1]
+
+    def _facts(self, sequence: int, packed: bytes) -> dict[str, Any]:
+        try:
+            return dict(msgspec.json.decode(self._packer.expand(packed)))
+        except ValueError as error:
+            raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
 
     def _was_pushed(self, sequence: int) -> bool:
         """Whether a turn was not captured here: then whoever pushed it knows what has changed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sidestream.traces.states import digest
+from sidestream.providers.digests import dense, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ _SUMMARY: Final = re.compile(  # possessive: what comes before is never looked a
 
 def clues(texts: Iterable[str]) -> tuple[bytes, ...]:
     """Digests of texts, white space apart, by which a task is known again that was passed on."""
-    bare = ["".join(text.split()) for text in texts]
+    bare = map(dense, texts)
     return tuple(dict.fromkeys(digest(text) for text in bare if len(text) >= _SHORTEST_CLUE))[:_MOST_CLUES]
 
 

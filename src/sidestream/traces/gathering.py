@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RUNNING: Final = "running"
 """The outcome of an exchange that has none yet: in what `Gathering.partial` gives, and never in a store."""
+_LOOSE: Final = 64 << 10
+"""Bytes of a body that are kept as the chunks that they came in."""
 _BEGIN, _RESPONSE = int(Kind.BEGIN), int(Kind.RESPONSE)  # compared per entry; several times faster than the members
 
 
@@ -43,40 +45,58 @@ class _Body:
         self._spool = spool
         self._blocks: list[int] = []
         self._rest = bytearray()
-        """What is not in the spool."""
+        """What is not in the spool, but for the latest chunks; they are put there when there are some of them."""
+        self._latest: list[bytes] = []
+        self._settle_at = _LOOSE
+        """With more bytes than this in all, it is time to do so."""
         self._enough = BLOCK
-        """With more than this in memory, it is time to move what there is of whole blocks."""
-        self.lengths = array.array("Q")
+        """With more than this in the rest, it is time to move what there is of whole blocks."""
+        self._lengths = array.array("Q")
+        """Of all chunks but the latest."""
         self.times = array.array("d")
         self.size = 0
 
     def add(self, data: bytes, time: float) -> None:
-        self._rest += data
-        self.size += len(data)
-        self.lengths.append(len(data))
+        self._latest.append(data)
         self.times.append(time)
-        if self._spool is not None and len(self._rest) > self._enough:
-            self._spill(self._spool)
+        self.size += len(data)
+        if self.size > self._settle_at:
+            self._settle()
 
     def read(self) -> bytes:
         """All its bytes; `SpoolError` if they cannot be had back."""
-        if self._spool is None or not self._blocks:
-            return bytes(self._rest)
-        return self._spool.read(self._blocks) + self._rest
+        blocks = self._spool.read(self._blocks) if self._spool is not None and self._blocks else b""
+        return b"".join((blocks, self._rest, *self._latest))
+
+    def lengths(self) -> bytes:
+        """Those of the chunks, packed."""
+        self._settle()
+        return self._lengths.tobytes()
 
     def chunks(self) -> tuple[bytes, ...]:
-        """The chunks as they came; copied one by one."""
+        """The chunks as they came."""
+        if not self._lengths:
+            return tuple(self._latest)
         view, ends = self.read(), []
         position = 0
-        for length in self.lengths:
+        for length in self._lengths:
             ends.append(view[position : position + length])
             position += length
-        return tuple(ends)
+        return (*ends, *self._latest)
 
     def close(self) -> None:
         if self._spool is not None:
             self._spool.free(self._blocks)
         self._blocks = []
+
+    def _settle(self) -> None:
+        """Put the latest chunks to the rest: many small ones take less memory there."""
+        self._rest += b"".join(self._latest)
+        self._lengths.extend(map(len, self._latest))
+        self._latest = []
+        self._settle_at = self.size + _LOOSE
+        if self._spool is not None and len(self._rest) > self._enough:
+            self._spill(self._spool)
 
     def _spill(self, spool: Spool) -> None:
         """Move whole blocks from memory to the spool; if that fails, again when there is a block more."""
@@ -177,7 +197,8 @@ class Gathering:
         exchange = self._open.get(number)
         if exchange is None:
             return None
-        exchange.last = max(exchange.last, time)
+        if time > exchange.last:  # noqa: PLR1730  # for each chunk
+            exchange.last = time
         if kind == _RESPONSE:
             exchange.response.add(data, time)
         elif kind == Kind.REQUEST:
@@ -238,7 +259,7 @@ def _fields(struct: msgspec.Struct) -> dict[str, Any]:
 
 
 def _packed(body: _Body) -> tuple[bytes, bytes, bytes]:
-    return body.read(), body.lengths.tobytes(), body.times.tobytes()
+    return body.read(), body.lengths(), body.times.tobytes()
 
 
 def _unpacked(typecode: str, data: bytes) -> array.array[Any]:

@@ -134,6 +134,8 @@ def _name(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         return None
     short = value if len(value) <= _LONGEST_NAME else f"{value[: _LONGEST_NAME - 1]}…"
+    if short.isprintable():
+        return short
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)
 
 

@@ -52,6 +52,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about it (`sidestream.traces.understanding.understand`)."""
     call: Call
     """What it is placed in its conversation by."""
+    weight: int = 0
+    """About how many bytes of memory it takes; rather more, for parts of it may be shared with other readings."""
 
     def turn(self) -> Turn:
         """The exchange by itself, with all of its history."""

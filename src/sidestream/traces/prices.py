@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from genai_prices.types import ModelInfo, ModelPrice, Provider
+    from genai_prices.types import ModelInfo, ModelPrice, Provider, Tier
 
 _LONGEST_NAME: Final = 200
 _MOST: Final = 1 << 40
 """Tokens beyond this are not counted but made up."""
+_MOST_PROBED: Final = 1
+"""Tokens in the prompts by which prices are worked out."""
 _FAULTS: Final = (
     ArithmeticError,
     AssertionError,
@@ -92,16 +95,86 @@ def _priced(model: str, usage: Mapping[str, Any], at: datetime) -> dict[str, Any
     found = _model(model)
     if found is None:
         return None
-    import genai_prices  # noqa: PLC0415  # an extra
-
     provider, info = found
     context = {"speed": "fast"} if usage.get("speed") == "fast" else None
     if context and not _has_prices_for(info, context, at):
         return None
-    priced = info.calc_price(genai_prices.Usage(**counts), provider, genai_request_timestamp=at, price_context=context)
-    if not _covers(priced.model_price, counts) or (_is_loop(usage) and _depends_on_length(priced.model_price)):
+    prices = info.get_prices(at, context)
+    if not _covers(prices, counts) or (_is_loop(usage) and _depends_on_length(prices)):
         return None
-    return {"usd": float(round(priced.total_price, 10)), "prices": f"genai-prices {genai_prices.__version__}"}
+    rates = _rates_of(prices) if context is None else None  # in a context these are made anew for each call
+    if rates is not None and counts["input_tokens"] <= rates.until:
+        total = sum((count * rates.per_unit[unit] for unit, count in counts.items() if count), Decimal())
+    else:
+        total = _asked(counts, info, provider, at, context)
+    return {"usd": float(round(total, 10)), "prices": _version()}
+
+
+class _Rates(NamedTuple):
+    """Prices of a model that are the same for each token, in US dollars."""
+
+    per_unit: Mapping[str, Decimal]
+    until: float
+    """For prompts of up to so many tokens."""
+
+
+_RATES: Final[dict[int, tuple[ModelPrice, _Rates | None]]] = {}
+"""By the identity of the package's own lists of prices, which stay as long as it is there."""
+
+
+def _rates_of(prices: ModelPrice) -> _Rates | None:
+    known = _RATES.get(id(prices))
+    if known is None:
+        known = _RATES[id(prices)] = prices, _worked_out(prices)
+    return known[1]
+
+
+def _worked_out(prices: ModelPrice) -> _Rates | None:
+    """What the package takes for one of each; None where its price is more than a sum of these.
+
+    To reckon anew what it makes of a whole usage costs it as much as all else that is understood of a short call.
+    """
+    until = min((tier.start for unit in _PRICES.values() for tier in _tiers(prices, unit)), default=float("inf"))
+    if _total(prices) or until < _MOST_PROBED:
+        return None
+    plain, written = _total(prices, input_tokens=1), _total(prices, input_tokens=1, cache_write_tokens=1)
+    kept = _total(prices, input_tokens=1, cache_write_tokens=1, cache_write_1h_tokens=1)
+    per_unit = {
+        "input_tokens": plain,
+        "cache_write_tokens": written - plain,
+        "cache_write_1h_tokens": kept - written,
+        "cache_read_tokens": _total(prices, input_tokens=1, cache_read_tokens=1) - plain,
+        "output_tokens": _total(prices, output_tokens=1),
+        "web_searches": _total(prices, web_searches=1),
+    }
+    return _Rates(per_unit, until)
+
+
+def _tiers(prices: ModelPrice, unit: str) -> Sequence[Tier]:
+    return getattr(getattr(prices, unit), "tiers", ())
+
+
+def _total(prices: ModelPrice, **counts: int) -> Decimal:
+    import genai_prices  # noqa: PLC0415  # an extra
+
+    return prices.calc_price(genai_prices.Usage(**counts))["total_price"]
+
+
+def _asked(
+    counts: Mapping[str, int], info: ModelInfo, provider: Provider, at: datetime, context: Mapping[str, str] | None
+) -> Decimal:
+    """The price as the package has it."""
+    import genai_prices  # noqa: PLC0415  # an extra
+
+    usage = genai_prices.Usage(**counts)
+    return info.calc_price(usage, provider, genai_request_timestamp=at, price_context=context).total_price
+
+
+@functools.cache
+def _version() -> str:
+    import genai_prices  # noqa: PLC0415  # an extra
+
+    return f"genai-prices {genai_prices.__version__}"
 
 
 @functools.cache

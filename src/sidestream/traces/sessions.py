@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME: Final = 200
 _CODEX: Final = "x-codex-turn-metadata"
+_NAMING: Final = frozenset({"x-claude-code-session-id", "x-session-id", _CODEX})
+"""One of these has to be there."""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -40,6 +42,8 @@ def session_of(headers: Mapping[str, str]) -> Session | None:
     conversation. OpenCode names a session and the one it works for. Codex sends a JSON object with a session, a thread
     of it (the main one has the session's name) and the thread that this one works for.
     """
+    if _NAMING.isdisjoint(headers):
+        return None
     session = _claude_code(headers) or _opencode(headers) or _codex(headers)
     if session is not None and session.parent == session.key:
         return Session(session.id, session.agent)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sidestream.providers.decoding import LIMIT, decode
-from sidestream.providers.jsons import clean, clean_text, text_of
+from sidestream.providers.jsons import clean, clean_text, text_of, values_in
 from sidestream.traces.clues import clues, is_summary
 from sidestream.traces.conversation import Call, cut_text
 from sidestream.traces.model import Reading
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from sidestream.traces.record import Record
 
 _MOST_COUNTED: Final = 1 << 53
+_MOST_DIGESTS: Final = 64
+_BYTES_OF_VALUE: Final = 100
+_DELTA: Final = b"_delta\ndata:"
+_VALUES_OF_DELTA: Final = 5
+"""What `values_in` finds in an event that appends to a text."""
 _DIGITS: Final = 3
 """Nobody tries a thousand times."""
 
@@ -72,10 +77,10 @@ def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Rea
         for name, cut in (("request", record.request_truncated), ("response", record.response_truncated))
         if cut or problems.get(name) == "too_large"
     ]
-    system, tools = clean(understood.system), clean(understood.tools)
-    manner = [digest(text_of(part)) if part else b"" for part in (system, tools)]
-    asked = [_cleaned(said) for said in understood.asked]
-    answer = _cleaned(understood.answer) if understood.answer is not None else None
+    if not understood.clean:
+        _clean(understood)
+    system, tools, asked, answer = understood.system, understood.tools, understood.asked, understood.answer
+    manner = [_DIGESTS.of(part) if part else b"" for part in (system, tools)]
     lacking = {*truncated, *problems, *({"request"} & understood.extras.keys())}
     return Reading(
         id=record.id,
@@ -90,7 +95,40 @@ def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Rea
             | _remarks(record, understood, truncated, problems)
         ),
         call=_call(record, understood, asked, answer, digest(*manner), lacking),
+        weight=_weight(request.data) + _weight(response.data),
     )
+
+
+def _weight(body: bytes) -> int:
+    """About how many bytes of memory is taken by what is read out of a body. The pieces of a text become one."""
+    values = values_in(body) - _VALUES_OF_DELTA * body.count(_DELTA)
+    return len(body) + _BYTES_OF_VALUE * max(values, 0)
+
+
+class _Digests:
+    """Digests of the latest lists that were asked for, by their identity: many are the same object again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[list[Any], bytes]] = {}
+
+    def of(self, part: list[Any]) -> bytes:
+        known = self._known.get(id(part))
+        if known is not None and known[0] is part:
+            return known[1]
+        found = digest(text_of(part))
+        if len(self._known) >= _MOST_DIGESTS:
+            self._known = {}
+        self._known[id(part)] = part, found  # so that nothing else can have that identity
+        return found
+
+
+_DIGESTS: Final = _Digests()
+
+
+def _clean(understood: Understood) -> None:
+    understood.system, understood.tools = clean(understood.system), clean(understood.tools)
+    understood.asked, understood.digests = [_cleaned(said) for said in understood.asked], []
+    understood.answer = _cleaned(understood.answer) if understood.answer is not None else None
 
 
 def _cleaned(said: Said) -> Said:
@@ -111,7 +149,9 @@ def _call(
     """
     whole = "request" not in lacking
     said = [*asked, *([answer] if answer is not None else [])]
-    states = states_of(said) if whole and asked else []
+    digests = [*understood.digests, *map(digest_of, said[len(understood.digests) :])]
+    states = states_of(said, digests=digests) if whole and asked else []
+    outlined = any(each.outline is not None for each in said)
     openings = [clean_text(text) for text in understood.openings] if whole else []
     arguments = [clean_text(text) for text in understood.arguments] if whole else []
     opened = clues(openings)
@@ -121,10 +161,10 @@ def _call(
         ended_at=record.started_at + record.duration,
         states=tuple(states[: len(asked)]),
         leaving=states[-1] if states else None,
-        outlines=tuple(states_of(said, outline=True)) if states else (),
+        outlines=tuple(states_of(said, outline=True, digests=digests) if states and outlined else states),
         answered=answer is not None,
         complete=understood.message_complete or "response" in lacking,
-        digests=tuple(digest_of(each) for each in said),
+        digests=tuple(digests),
         texts=tuple(each.text for each in asked),
         roles=tuple(each.role for each in asked),
         cut=cut_text(answer, complete=understood.message_complete),

@@ -36,6 +36,8 @@ _PARSING: dict[str, Any] = {
     "read_bufsize": READ_AT_ONCE,
     "read_until_eof": True,
 }
+_MOST_INTERIM = 1000
+"""Interim responses (1xx) before an answer. Who works at something for long sends one every few seconds."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT"})
 
 
@@ -164,13 +166,15 @@ class Answer:
         """Wait for the head."""
         protocol = self.protocol
         assert protocol is not None  # noqa: S101  # it was just connected
-        while True:
+        for _ in range(_MOST_INTERIM):
             try:
                 message, content = await protocol.read()
             except HttpProcessingError as error:
                 raise UpstreamFailed("the upstream did not speak HTTP") from error
             if not 100 <= message.code <= 199 or message.code == 101:
                 break
+        else:
+            raise UpstreamFailed("the upstream sent one interim response after the other")
         self.status = message.code
         self.reason = message.reason
         self.headers = message.headers

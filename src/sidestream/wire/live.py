@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sidestream.wire.exchange import Exchange
 
 log = structlog.get_logger()
+
+_KEY = re.compile(r"(?<![A-Za-z0-9])(?:sk|inv)(?:-|%2d)[^/]{6,}", re.IGNORECASE)
+"""What looks like a key where a path has no place for one."""
 
 
 class Swept(Protocol):
@@ -119,7 +123,7 @@ class Live:
             dataset=exchange.dataset,
             provider=provider,
             method=exchange.method,
-            path=exchange.path,
+            path=_KEY.sub("[key]", exchange.path),
             status=status or exchange.error_code,
             outcome=outcome.value,
             seconds=round((exchange.ended or exchange.started) - exchange.started, 4),

@@ -137,7 +137,11 @@ class _Relay:
         if answer.status < 200:
             answer.close()
             raise UpstreamFailed("the upstream switched protocols")
-        if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() not in {"chunked", "identity"}:
+        names = "".join(answer.headers)
+        if " " in names or "\t" in names:  # the parser takes 'Content-Length : 2' for a length, others may not
+            answer.close()
+            raise UpstreamFailed("the upstream sent white space in a field's name")
+        if _coding(answer) not in {None, "chunked", "identity"}:
             answer.close()
             raise UpstreamFailed("the upstream used a transfer coding other than 'chunked'")
         return answer
@@ -227,7 +231,7 @@ class _Relay:
         if not headers.carriable_text(reason or ""):
             reason, exact = None, False
         exchange.exact = exact
-        chunked = answer.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+        chunked = _coding(answer) == "chunked"
         framed = chunked or "Content-Length" in answer.headers
         exchange.end_verifiable = framed or answer.content.at_eof()
         return kept, reason
@@ -374,3 +378,9 @@ class _Relay:
             return error
         self._exchange.settle(self._live.meaning_of_cancellation(self._request), error)
         return error
+
+
+def _coding(answer: Answer) -> str | None:
+    """The transfer coding, as the parser takes it: all fields are one list; only blanks and tabs are white space."""
+    codings = answer.headers.getall("Transfer-Encoding", None)
+    return ",".join(codings).strip(" \t").lower() if codings is not None else None

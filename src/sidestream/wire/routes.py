@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from sidestream.errors import GatewayError
 from sidestream.wire.headers import carriable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from aiohttp import web
 
 DATASET = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _KEY = re.compile(r"sk-[a-z]+|inv-[0-9a-f]{32}")
@@ -26,6 +24,10 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _TARGET = re.compile(r"/[!$-~]*")  # printable ASCII without '"' and '#'
 _TWO_READINGS = re.compile(r"(?:^|/|%2f)(?:\.|%2e){1,2}(?:/|%2f|$)|%0[0ad]|\\|%5c", re.IGNORECASE)
 """In a path: dot segments, backslashes, NUL and line ends, encoded or not."""
+
+SPOKEN_HERE = frozenset({HttpVersion10, HttpVersion11})
+OTHER_VERSION: web.RequestKey[HttpVersion] = web.RequestKey("other_version", HttpVersion)
+"""What a request spoke that is answered in HTTP/1.0."""
 
 
 class Route(NamedTuple):
@@ -71,7 +73,7 @@ def check(request: web.Request, *, raw_bodies: bool) -> None:
     headers = request.headers
     if request.method in {"CONNECT", "TRACE"}:
         raise GatewayError(405, "method_not_allowed", "CONNECT and TRACE are not relayed")
-    if request.version not in {HttpVersion10, HttpVersion11}:
+    if OTHER_VERSION in request or request.version not in SPOKEN_HERE:
         raise GatewayError(400, "bad_request", "speak HTTP/1.1 or HTTP/1.0")
     _check_target(request.raw_path)
     _check_host(request)

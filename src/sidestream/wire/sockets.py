@@ -32,6 +32,13 @@ def closed_by_peer(transport: asyncio.WriteTransport) -> bool:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
 
 
+def bound_unsent(transport: asyncio.WriteTransport, most: int) -> None:
+    """Have the kernel take no more than so many bytes beyond what is on its way; where it knows how."""
+    sock = _tcp(transport)
+    if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
+
+
 def _tcp(transport: asyncio.WriteTransport) -> socket.socket | None:
     sock: socket.socket | None = transport.get_extra_info("socket")
     return sock if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6} else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import select
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -83,4 +84,9 @@ class CleanConnector(aiohttp.TCPConnector):
             poll.register(sock.fileno(), select.POLLIN)
         self._known[protocol] = poll
         if (closed := protocol.closed) is not None:
-            closed.add_done_callback(lambda _: self._known.pop(protocol, None))
+            closed.add_done_callback(functools.partial(self._forget, protocol))
+
+    def _forget(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
+        self._known.pop(protocol, None)
+        if not closed.cancelled():
+            closed.exception()  # a reset is told to whom it concerns; nobody's, asyncio would log

@@ -14,6 +14,7 @@ from sidestream.providers import PROVIDERS
 from sidestream.providers.anthropic import Anthropic
 from sidestream.providers.anthropic.identity import known_by
 from sidestream.providers.base import Said, Understood
+from sidestream.providers.digests import digest_of
 from streams import NAMES, comparable, recorded, stream
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MESSAGES: list[dict[str, Any]] = [
 ]
 
 ASKED = [Said(role="user", shown=MESSAGES[:1], units=known_by("user", "Hi")[1])]
+DIGESTS = [digest_of(said) for said in ASKED]
 
 
 def understand(
@@ -89,6 +91,8 @@ def test_a_json_answer_is_taken_as_it_is() -> None:
         model="claude-answered",
         stop_reason="end_turn",
         usage={"input_tokens": 1, "output_tokens": 2},
+        clean=True,
+        digests=DIGESTS,
     )
 
 
@@ -144,7 +148,7 @@ def test_an_error_in_mid_stream_stands_beside_what_was_told() -> None:
 
 def test_no_answer_at_all_leaves_the_request() -> None:
     understood = understand(b"", "", status=None)
-    assert understood == Understood(asked=ASKED, openings=["Hi"], model="claude-asked")
+    assert understood == Understood(asked=ASKED, openings=["Hi"], model="claude-asked", clean=True, digests=DIGESTS)
 
 
 def test_a_cut_request_shows_what_there_is() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from sidestream.providers.anthropic.blocks import Block, apply_delta
+from sidestream.providers.anthropic.blocks import Block, Piece, append_piece, apply_delta
 from sidestream.providers.anthropic.errors import read_error
 from sidestream.providers.extras import Extras
 from sidestream.providers.jsons import UNREADABLE, Budget, parse
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
     from sidestream.providers.sse import Event
 
+
+class _Append(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """By far the most events there are: the next piece of a text. The fields are checked when they are used."""
+
+    type: Any
+    index: Any
+    delta: Piece
+
+
+_decode_append = msgspec.json.Decoder(_Append).decode
 _STOP_FIELDS: Final = ("stop_reason", "stop_sequence", "stop_details")
 _CUMULATIVE: Final = (
     "input_tokens",
@@ -87,6 +97,19 @@ class Assembler:
         leftover = self._apply(event, kind, data)
         if leftover:
             self._extras.keep(leftover, event.data if data is UNREADABLE else data, len(event.data))
+
+    def append(self, data: bytes) -> bool:
+        """Take the data of an event named ``content_block_delta``. False: it is not as usual, and has to be fed."""
+        if len(data) > _USUAL_EVENT or self._broken_off or b"\n" in data:
+            return False
+        try:
+            told = _decode_append(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        index = told.index
+        if told.type != "content_block_delta" or type(index) is not int or not 0 <= index < len(self._blocks):
+            return False
+        return append_piece(self._blocks[index], told.delta)
 
     def finish(self, event: Event | None) -> None:
         """End the stream; `event` is the one it left unterminated, if it did.

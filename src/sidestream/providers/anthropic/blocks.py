@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from sidestream.providers.cut_json import parse_cut
 from sidestream.providers.jsons import UNREADABLE, Budget, clean_text, parse
 
@@ -11,6 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TOOL_USES: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+
+
+class Piece(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A delta that may append text, as it was sent: of any type, and with values of any."""
+
+    type: Any
+    text: Any = None
+    thinking: Any = None
+    partial_json: Any = None
 
 
 class Block:
@@ -63,6 +74,26 @@ def apply_delta(block: Block, delta: dict[str, Any]) -> str | None:
     if block.kind not in kinds:
         return "deltas"
     return None if apply(block, delta) else "malformed"
+
+
+def append_piece(block: Block, piece: Piece) -> bool:
+    """What `apply_delta` does with such a delta, if it appends text to the block; False, and nothing, otherwise."""
+    kind = piece.type
+    if kind == "text_delta":
+        text, fits, begins = piece.text, block.kind == "text", True
+    elif kind == "input_json_delta":
+        text, fits, begins = piece.partial_json, block.kind in TOOL_USES, False
+    elif kind == "thinking_delta":
+        text, fits, begins = piece.thinking, block.kind == "thinking", True
+    else:
+        return False
+    if not fits or type(text) is not str:
+        return False
+    if begins and not block.pieces:
+        first = block.value.get(block.kind)
+        block.pieces.append(first if isinstance(first, str) else "")
+    block.pieces.append(text)
+    return True
 
 
 def _append(field: str) -> Callable[[Block, dict[str, Any]], bool]:

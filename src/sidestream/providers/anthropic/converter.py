@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from sidestream.providers.anthropic.blocks import TOOL_USES
 from sidestream.providers.anthropic.identity import compaction_of, known_by, outline_of
 from sidestream.providers.anthropic.rendering import (
@@ -24,6 +26,7 @@ from sidestream.providers.anthropic.rendering import (
     string,
 )
 from sidestream.providers.base import Said
+from sidestream.providers.digests import digest_of
 from sidestream.providers.jsons import text_of
 
 if TYPE_CHECKING:
@@ -33,6 +36,23 @@ _SERVER: Final = "anthropic"
 """Who runs the tools that are not the client's and not an MCP server's."""
 _ANSWER_FACTS: Final = ("id", "model", "stop_reason", "usage")
 _MOST_UNKNOWN_TYPES: Final = 32
+
+
+_Name = tuple[str, str]
+"""Of a tool that was called, and of its server."""
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A message of a request, read; and what that has to do with other messages."""
+
+    said: Said
+    digest: bytes
+    calls: dict[str, _Name]
+    """The tool calls in it, by id."""
+    told: dict[str, _Name | None]
+    """What was known, where it is about calls before it."""
+    unknown: tuple[str, ...]
+    """The types of blocks in it that no rule knows."""
 
 
 class Conversion:
@@ -46,10 +66,16 @@ class Conversion:
         """The system prompt: one message, or none."""
         self.asked: list[Said] = []
         """Each message of the request."""
+        self.digests: list[bytes] = []
+        """Of each of these by itself (`sidestream.providers.digests.digest_of`)."""
         self.answer: Said | None = None
         self.unknown: dict[str, int] = {}
-        self._tools: dict[str, tuple[str, str]] = {}
-        """Name and server of the latest tool call with an id; ids can repeat within one history."""
+        self._tools: dict[str, _Name] = {}
+        """The latest tool call with an id; ids can repeat within one history."""
+        self._calls: dict[str, _Name] = {}
+        """Those of the message that is being read, and below what it is told of others, and what nobody knows in it."""
+        self._told: dict[str, _Name | None] = {}
+        self._noted: list[str] = []
         self._shown: list[Json] = []
         """The trace messages of the message that is being read."""
         self._run = _Run("user")
@@ -58,26 +84,49 @@ class Conversion:
 
     def add_request(self, request: Json) -> None:
         """System prompt and history."""
-        if system := _lines_of(request.get("system")):
-            self.system = [{"role": "system", "content": system}]
+        self.system = system_of(request.get("system"))
         history = request.get("messages")
         for message in history if isinstance(history, list) else []:
-            if not isinstance(message, dict):
-                self._note("message")
-                message = {"role": "user", "content": string(message)}  # noqa: PLW2901  # shown as what it is
-            role = message.get("role")
-            role = role if isinstance(role, str) and role else "user"
-            self.asked.append(self._said(role, message.get("content"), {}))
+            self.add_message(message)
+
+    def add_message(self, message: Any) -> Read:
+        """The next message of a history; what was read is given back, to be recalled with a later request."""
+        self._begin()
+        if not isinstance(message, dict):
+            self._note("message")
+            message = {"role": "user", "content": string(message)}  # shown as what it is
+        role = message.get("role")
+        role = role if isinstance(role, str) and role else "user"
+        said = self._said(role, message.get("content"), {})
+        self.asked.append(said)
+        self.digests.append(digest_of(said))
+        return Read(said, self.digests[-1], self._calls, self._told, tuple(self._noted))
+
+    def recall(self, read: Read) -> bool:
+        """Add a message that was read before; False, and nothing, where it has to be read anew in this history."""
+        if any(self._tools.get(identity) != name for identity, name in read.told.items()):
+            return False
+        for kind in read.unknown:
+            self._note(kind)
+        self._tools |= read.calls
+        self.asked.append(read.said)
+        self.digests.append(read.digest)
+        return True
 
     def add_answer(self, answer: Json, raw_inputs: Mapping[int, str]) -> None:
         """The answer; its last message carries the provider's facts as `metadata`.
 
         `raw_inputs` has the text of tool arguments that are not whole JSON, by place in the content.
         """
+        self._begin()
         self.answer = self._said("assistant", answer.get("content"), raw_inputs)
         facts = {key: answer[key] for key in _ANSWER_FACTS if key in answer}
         last = self.answer.shown[-1]
         last["metadata"] = last.get("metadata", {}) | facts
+
+    def _begin(self) -> None:
+        """What was noted of the last message is now that message's."""
+        self._calls, self._told, self._noted = {}, {}, []
 
     def _said(self, role: str, content: Any, raw_inputs: Mapping[int, str]) -> Said:
         self._shown = []
@@ -115,6 +164,7 @@ class Conversion:
             self._run.show(in_words(block))
 
     def _note(self, kind: str) -> None:
+        self._noted.append(kind)
         if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN_TYPES:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
@@ -150,11 +200,14 @@ class Conversion:
         if metadata:
             call["metadata"] = metadata
         self._host.setdefault("tool_calls", []).append(call)
-        self._tools[identity] = (name, server)
+        self._tools[identity] = self._calls[identity] = (name, server)
 
     def _result(self, block: Json, kind: str) -> Json:
         identity, content = string(block.get("tool_use_id")), block.get("content")
-        name, server = self._tools.get(identity, ("", ""))
+        called = self._tools.get(identity)
+        if identity not in self._calls:
+            self._told[identity] = called
+        name, server = called or ("", "")
         error = block.get("is_error") is True
         metadata: Json = {}
         if kind == "tool_result":
@@ -226,8 +279,10 @@ class _Run:
         self._parts.append(part)
 
 
-def _lines_of(content: Any) -> str:
-    return "\n".join(map(in_words, blocks(content)))
+def system_of(content: Any) -> list[Json]:
+    """The system prompt as trace messages: one, or none."""
+    text = "\n".join(map(in_words, blocks(content)))
+    return [{"role": "system", "content": text}] if text else []
 
 
 def _thinking(block: Json) -> Json:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sidestream.providers.anthropic.rendering import Json, blocks, kind_of, string
+from sidestream.providers.digests import dense
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SIZE: Final = 16
-_SPACES: Final = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
-"""What `str.split` takes for white space in ASCII."""
 _MARKS: Final = frozenset({"cache_control", "caller", "citations", "index"})
 """Fields of blocks that say nothing of their content."""
 _NO_TEXT: Final = frozenset({"", "(nocontent)"})
@@ -48,7 +47,7 @@ def known_by(role: str, content: Any) -> tuple[str, tuple[bytes, ...]]:
     for block in blocks(content):
         kind = kind_of(block)
         if kind == "text":
-            text = _dense(string(block.get("text")))
+            text = dense(string(block.get("text")))
             if text not in _NO_TEXT:
                 texts.append(text)
         elif not _is_of_the_provider(kind) and (unit := _unit(block)) is not None:
@@ -74,13 +73,6 @@ def compaction_of(content: Any) -> bytes:
 def _is_of_the_provider(kind: str) -> bool:
     """Whether such a block tells what the provider itself did; many clients do not send it back."""
     return kind in _OF_THE_PROVIDER or kind.endswith("_tool_result")
-
-
-def _dense(text: str) -> str:
-    """A text without any white space."""
-    if text.isascii():
-        return text.encode().translate(None, _SPACES).decode()
-    return "".join(text.split())
 
 
 def _digest(*parts: str | bytes) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidestream.providers import sse
+from sidestream.providers.anthropic import recalling
 from sidestream.providers.anthropic.assembler import Assembled, Assembler
 from sidestream.providers.anthropic.converter import Conversion
 from sidestream.providers.anthropic.errors import read_error
@@ -14,7 +15,10 @@ from sidestream.providers.anthropic.rendering import blocks, kind_of
 from sidestream.providers.base import Understood
 from sidestream.providers.cut_json import parse_cut
 from sidestream.providers.extras import Extras
-from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, clean, parse, values_in
+from sidestream.providers.jsons import MOST_VALUES, UNREADABLE, clean, is_flat, parse_clean, values_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NOTHING: Final = Assembled(message=None, complete=False, error=None, raw_inputs={}, extras={})
 _PIECE: Final = 256 << 10
@@ -23,16 +27,15 @@ _MOST_TEXTS: Final = 64
 """Of one exchange, by which others may be known."""
 _DEEPEST_TEXT: Final = 4
 """Containers around a text that a tool call passes on."""
+_DELTA: Final = b"event: content_block_delta\ndata: "
 _FIELDS: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
 def understand(*, request: bytes, response: bytes, content_type: str, status: int | None) -> Understood:
     """Read an exchange; both bodies decoded, possibly cut anywhere. Never raises."""
-    asked, trouble = _read_object(request)
+    asked, conversion, trouble, is_clean = _read_request(request)
     answered = _read_answer(response, content_type, failed=status is not None and status >= 400)
     message = answered.message
-    conversion = Conversion()
-    conversion.add_request(asked)
     if message is not None:
         conversion.add_answer(message, answered.raw_inputs)
     tools = asked.get("tools")
@@ -45,7 +48,10 @@ def understand(*, request: bytes, response: bytes, content_type: str, status: in
     if not had_room:
         extras["parameters"] = "too_large"
     facts = message or {}
+    is_clean = is_clean and is_flat(message, recalling.MOST_NESTED)
     return Understood(
+        clean=is_clean,
+        digests=conversion.digests if is_clean else [],
         system=conversion.system,
         asked=conversion.asked,
         answer=conversion.answer,
@@ -94,23 +100,42 @@ def _arguments(content: Any) -> list[str]:
     return texts
 
 
+class _Request(NamedTuple):
+    fields: dict[str, Any]
+    conversion: Conversion
+    trouble: str | None
+    """Where it is not simply an object, a word why."""
+    clean: bool
+    """Whether what the conversion shows is certain to be as `clean` leaves it."""
+
+
+def _read_request(body: bytes) -> _Request:
+    try:
+        return _Request(*recalling.read(body), None, clean=True)
+    except recalling.UnusualError:
+        fields, trouble = _read_object(body)
+        conversion = Conversion()
+        conversion.add_request(fields)
+        return _Request(fields, conversion, trouble, clean=False)
+
+
 def _read_object(body: bytes) -> tuple[dict[str, Any], str | None]:
     """A body's JSON object and, where it is not simply that, a word why: ``empty, cut, too_complex, unreadable``."""
     if not body:
         return {}, "empty"
     if values_in(body) > MOST_VALUES:
         return {}, "too_complex"
-    value, trouble = parse(body), None
+    value, trouble = parse_clean(body), None
     if value is UNREADABLE:
-        value, trouble = parse_cut(body.decode("utf-8-sig", "replace"), keep_strings=True), "cut"
-    return (clean(value), trouble) if isinstance(value, dict) else ({}, "unreadable")
+        value, trouble = clean(parse_cut(body.decode("utf-8-sig", "replace"), keep_strings=True)), "cut"
+    return (value, trouble) if isinstance(value, dict) else ({}, "unreadable")
 
 
 def _read_answer(body: bytes, content_type: str, *, failed: bool) -> Assembled:
     if not body:
         return _NOTHING
     if _is_stream(body, content_type):
-        told = _assemble(body)
+        told = assemble(body)
         return Assembled(
             message=None if failed else clean(told.message),
             complete=told.complete and not failed,
@@ -136,13 +161,26 @@ def _read_error(value: dict[str, Any], body: bytes) -> Assembled:
     return Assembled(message=None, complete=False, error=error, raw_inputs={}, extras=extras.facts())
 
 
-def _assemble(body: bytes) -> Assembled:
+def assemble(body: bytes) -> Assembled:
+    """The message that a whole stream tells. Most of its events are short and alike, and never become `sse.Event`s."""
     decoder, assembler = sse.Decoder(), Assembler()
-    for start in range(0, len(body), _PIECE):
-        for event in decoder.feed(body[start : start + _PIECE]):
+    for part in _parts(body, assembler):
+        for event in decoder.feed(part):
             assembler.feed(event)
     assembler.finish(decoder.finish())
     return assembler.result()
+
+
+def _parts(body: bytes, assembler: Assembler) -> Iterator[bytes]:
+    """What the decoder is to read of a stream: all but the usual frames, which the assembler takes as they are."""
+    end = sse.plain_until(body)
+    if end:
+        yield b"\n"  # what follows is not the beginning of the stream
+    for frame in sse.frames(body, end, _PIECE):
+        if not (frame.startswith(_DELTA) and assembler.append(frame[len(_DELTA) :])):
+            yield frame + sse.BLANK
+    for start in range(end, len(body), _PIECE):
+        yield body[start : start + _PIECE]
 
 
 def _is_stream(body: bytes, content_type: str) -> bool:

@@ -61,28 +61,22 @@ class LineWriter:
 
     def _work(self) -> None:
         while True:
-            lines: list[str] = []
             item: str | threading.Event | None = self._lines.get()
             if isinstance(item, str):
                 time.sleep(_GATHERING)  # waking up for each line would cost more than the line
             while item is not None:
                 if isinstance(item, str):
-                    lines.append(item)
+                    self._write(item)
                 else:
-                    self._write(lines)
-                    lines = []
                     item.set()
                 item = None if self._lines.empty() else self._lines.get()
-            self._write(lines)
 
-    def _write(self, lines: list[str]) -> None:
-        if not lines:
-            return
+    def _write(self, line: str) -> None:
         try:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+            self._stream.write(line + "\n")
+            self._stream.flush()  # line by line: several processes may share a pipe, which keeps small writes whole
         except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
-            self.dropped += len(lines)
+            self.dropped += 1
 
 
 def configure(stream: TextIO | None = None, *, process: str | None = None) -> LineWriter:

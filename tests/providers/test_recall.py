@@ -13,7 +13,7 @@ def test_what_was_kept_is_recalled_by_what_it_was_made_of() -> None:
 
 
 def test_what_nobody_asks_for_makes_room_for_what_is_new() -> None:
-    recall = Recall[int](1600)
+    recall = Recall[int](16 * 1124)
     recall.keep(b"wanted", 1, 100)
     recall.keep(b"unwanted", 2, 100)
     for number in range(100):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -44,6 +47,10 @@ async def call(
         answer.close()
     assert ([True] if body is not None else []) == sent
     return data
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def pieces(*several: bytes) -> AsyncIterator[bytes]:
@@ -135,3 +142,46 @@ async def test_what_is_not_http_is_told(upstream: ScriptedUpstream) -> None:
     async with calls(upstream.url) as to:
         with pytest.raises(UpstreamFailed):
             await call(to)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted by way of /proc")
+async def test_a_call_that_is_given_up_leaves_no_connection_to_an_upstream_that_does_not_read() -> None:
+    blocked = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield bytes(1 << 24)
+        blocked.set()  # never: nobody takes so much
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        async with calls(f"http://127.0.0.1:{deaf.getsockname()[1]}") as to:
+            before = descriptors()
+            calling = asyncio.ensure_future(call(to, body=endless()))
+            async with asyncio.timeout(10):
+                while descriptors() == before:  # noqa: ASYNC110  # until it has connected
+                    await asyncio.sleep(0)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                calling.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await calling
+                while descriptors() > before:  # noqa: ASYNC110  # until it has closed
+                    await asyncio.sleep(0)
+    assert not blocked.is_set()
+
+
+@pytest.mark.parametrize("head", [b"Content-Length : 2\r\n\r\nok", b"Transfer-Encoding: gzip\r\n\r\n"])
+async def test_a_connection_on_which_nobody_knows_where_a_body_ends_is_not_used_again(
+    upstream: ScriptedUpstream, head: bytes
+) -> None:
+    connections: set[Connection] = set()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        connections.add(connection)
+        await connection.send(b"HTTP/1.1 200 OK\r\n" + head)
+
+    upstream.script = script
+    async with calls(upstream.url) as to:
+        for _ in range(3):
+            with pytest.raises(UpstreamFailed):
+                await call(to)
+    assert 3 == len(connections)

@@ -12,7 +12,9 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 MOST_BYTES: Final = 8 << 20
-"""Of what values were made of, while they are kept; in memory each takes two or three times as many."""
+"""Of what values were made of, and `_EACH` for every one of them, while they are kept; in memory they take two or three
+times as many."""
+_EACH: Final = 1024
 _KEY: Final = 16
 
 
@@ -46,7 +48,8 @@ class Recall(Generic[T]):
         """Keep a value that was made of `size` bytes; one that is very large is not."""
         if size > self._most // 8:
             return
-        if self._size + size > self._most:
+        if self._size + size + _EACH > self._most:
             self._before, self._recent, self._size = self._recent, {}, 0
+        if key not in self._recent:
+            self._size += size + _EACH
         self._recent[key] = value, size
-        self._size += size

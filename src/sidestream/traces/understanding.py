@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_COUNTED: Final = 1 << 53
 _MOST_DIGESTS: Final = 64
+_LARGE: Final = 1 << 16
 _BYTES_OF_VALUE: Final = 100
 _DELTA: Final = b"_delta\ndata:"
 _VALUES_OF_DELTA: Final = 5
@@ -115,7 +116,10 @@ class _Digests:
         known = self._known.get(id(part))
         if known is not None and known[0] is part:
             return known[1]
-        found = digest(text_of(part))
+        text = text_of(part)
+        found = digest(text)
+        if len(text) > _LARGE:  # it would be kept for nothing but its digest
+            return found
         if len(self._known) >= _MOST_DIGESTS:
             self._known = {}
         self._known[id(part)] = part, found  # so that nothing else can have that identity

@@ -69,8 +69,8 @@ class Calls:
 
         `headers` go out as they are, after ``Host``; only the body's framing is added where it is missing. `sent` is
         called when the whole body is on its way. What kept a request from being answered is raised: an
-        `aiohttp.ClientError`, an `OSError`, or `UpstreamFailed`. One that may be sent twice is sent again if its pooled
-        connection had ended.
+        `aiohttp.ClientError`, an `OSError`, or `UpstreamFailed`. A request that by its method may be sent twice is sent
+        once more if its connection ended before there was an answer.
         """
         again = method in _IDEMPOTENT and (body is None or isinstance(body, bytes))
         while True:
@@ -175,6 +175,8 @@ class Answer:
                 break
         else:
             raise UpstreamFailed("the upstream sent one interim response after the other")
+        if (problem := _misframed(message.headers)) is not None:
+            raise UpstreamFailed(problem)  # before the pool can have the connection back
         self.status = message.code
         self.reason = message.reason
         self.headers = message.headers
@@ -188,6 +190,9 @@ class Answer:
             return
         if self._sending is not None:
             self._sending.cancel()
+        transport = connection.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # a peer that reads nothing would keep it open until the rest of the request has gone
         connection.close()
 
     def _received(self) -> None:
@@ -220,3 +225,19 @@ class Answer:
         """Have `receive` fail, unless the answer has come."""
         if self.protocol is not None:
             self.protocol.set_exception(aiohttp.ClientConnectionError("the request could not be sent"), error)
+
+
+def transfer_coding(headers: CIMultiDictProxy[str]) -> str | None:
+    """As the parser takes it: all fields are one list, and only blanks and tabs are white space."""
+    codings = headers.getall("Transfer-Encoding", None)
+    return ",".join(codings).strip(" \t").lower() if codings is not None else None
+
+
+def _misframed(headers: CIMultiDictProxy[str]) -> str | None:
+    """Why nobody knows for sure where the body ends; None if everybody does."""
+    names = "".join(headers)
+    if " " in names or "\t" in names:  # the parser takes 'Content-Length : 2' for a length, others may not
+        return "the upstream sent white space in a field's name"
+    if transfer_coding(headers) not in {None, "chunked", "identity"}:
+        return "the upstream used a transfer coding other than 'chunked'"
+    return None

@@ -88,10 +88,6 @@ class Gateway:
         except GatewayError as error:
             return self._turned_away(error, self._default)
         provider = self._providers[route.provider]
-        try:
-            keys = self._live.caps.admit(request.headers, len(self._live))
-        except GatewayError as error:
-            return self._turned_away(error, provider)
         exchange = Exchange(
             provider=provider,
             dataset=route.dataset,
@@ -100,6 +96,10 @@ class Gateway:
             request_headers=request_headers(request.headers),
             live=self._live,
         )
+        try:
+            keys = self._live.caps.admit(request.headers, len(self._live))
+        except GatewayError as error:
+            return self._turned_away(error, provider)
         request[EXCHANGE] = exchange
         self._live.begun(exchange)
         try:

@@ -183,9 +183,9 @@ class Live:
         while True:
             await asyncio.sleep(interval)
             now = loop.time()
-            self.caps.check(now)
             for exchange, relay in list(self._relays.items()):
                 try:
                     relay.check(now)
                 except Exception as error:  # noqa: BLE001  # the top of a worker: all other limits hang on it
                     log.error("sweep_failed", exchange=exchange.id, error=type(error).__name__, where=where(error))
+            self.caps.check(now)

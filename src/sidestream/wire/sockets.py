@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ def bound_unsent(transport: asyncio.WriteTransport, most: int) -> None:
     """Have the kernel take no more than so many bytes beyond what is on its way; where it knows how."""
     sock = _tcp(transport)
     if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
+        with contextlib.suppress(OSError):  # it has been reset already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
 
 
 def _tcp(transport: asyncio.WriteTransport) -> socket.socket | None:

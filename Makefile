@@ -3,9 +3,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 # Tests wait as much as they compute: three for two processors.
-LONG   := tests/browser tests/sinks/test_kill.py tests/test_bench.py tests/test_fuzzed_edge.py \
-          $(addprefix tests/behaviours/,test_bombs.py test_chaos.py test_deliveries.py test_edge_load.py \
-          test_limits_sdk.py test_nginx_differential.py test_recovery.py test_tls_process.py)
+LONG   := tests/browser tests/sinks/test_kill.py tests/store/test_occurring.py \
+          $(addprefix tests/test_,bench.py fuzzed_edge.py tailing.py) \
+          $(addprefix tests/behaviours/test_,bombs.py chaos.py deliveries.py edge_load.py limits_sdk.py \
+          nginx_differential.py origins.py recovery.py tls.py tls_process.py)
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,7 @@ serve: $(VENV)/.run  ## run the gateway with its defaults
 test: $(VENV)/.dev  ## run the tests, but for the long ones; less than three minutes
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(LONG:%=--ignore %)
 
-test-long: $(VENV)/.dev  ## pages in a browser (a Chromium, where there is one), and kills, outages and full disks
+test-long: $(VENV)/.dev  ## pages in a browser (a Chromium, where there is one), kills, outages, full disks, bombs, nginx (where there is one)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(LONG)
 
 chaos: $(VENV)/.dev  ## kills, outages, reloads and a full disk under load; about ten minutes, prints tables

@@ -112,6 +112,11 @@ def test_memory_is_flat_when_the_last_third_has_hardly_more_than_the_second(samp
     assert verdict == soak.flat(soak.thirds(samples))
 
 
+@pytest.mark.parametrize(("last", "verdict"), [(115, True), (116, False)])
+def test_a_short_run_may_still_be_warming_up(last: int, verdict: bool) -> None:
+    assert verdict == soak.flat([50, 100, last], seconds=60)
+
+
 @pytest.fixture(scope="module")
 def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[programs.Mock]:
     folder = tmp_path_factory.mktemp("bench")

@@ -159,9 +159,8 @@ def _settle(mock: Mock) -> None:
 
 def _judged(found: dict[str, Any], pushed: int, kept: int, memory: Memory, dropped: int, restarts: int) -> int:
     """Print what was found; the exit status."""
-    steady = {
-        kind: flat(memory.thirds(kind), len(samples)) for kind, samples in memory.samples.items()
-    }  # one per second
+    # There is a sample per second.
+    steady = {kind: flat(memory.thirds(kind), len(samples)) for kind, samples in memory.samples.items()}
     served = found["started"] - found["errors"] - found["unfinished"]
     pace = EVENTS / (found["latency_us"][0] / 1e6) if found["done"] else 0
     most = {kind: memory.thirds(kind) for kind in memory.samples}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import sys
+import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -113,6 +115,18 @@ async def test_only_the_run_that_is_wanted_is_shown(tmp_path: Path) -> None:
         await recorder.call(1)
         await eventually(lambda: heard.turns)
     assert ["call-1"] == [name for name, _ in heard.turns]
+
+
+async def test_who_stops_following_leaves_no_connection_behind(tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        async with watched(tmp_path) as recorder, following(recorder, tmp_path):
+            await recorder.call(1)
+        with warnings.catch_warnings(record=True, action="always") as left:
+            gc.collect()
+    finally:
+        gc.enable()
+    assert [] == [str(warning.message) for warning in left]
 
 
 async def test_a_turn_whose_messages_are_not_there_any_more_is_shown_without(

@@ -56,6 +56,8 @@ _AHEAD = 1 << 22
 """Bytes of further requests that may come while one is being answered."""
 _PARTING = 2.0
 """Seconds that a client has to take in a last answer while it still sends."""
+_MOST_PARTING = 32
+"""Connections that are turned away and still there: beyond it they are closed at once, answer read or not."""
 _LOOK_EVERY = 1 << 18
 """Bytes between two looks at what a connection has sent, and those that are read of what will be thrown away."""
 _UNSENT = 1 << 17
@@ -99,7 +101,7 @@ class FrontDoor(web.RequestHandler):
             return
         error = GatewayError(503, "too_many_connections", "the gateway has as many connections as it can serve")
         there.write(_on_the_wire(refuse(self._app, error)))
-        there.close()
+        self._doors.turned_away(there)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget a connection."""
@@ -236,6 +238,27 @@ class _Farewell(web.Response):
         await asyncio.sleep(_PARTING)  # cancelled as soon as the client has left
 
 
+class _TurnedAway(asyncio.Protocol):
+    """A connection that nothing is read of, until its client has left: `_PARTING` seconds at most."""
+
+    def __init__(self, transport: asyncio.Transport, others: set[_TurnedAway]) -> None:
+        self._transport = transport
+        self._others = others
+        self._end = asyncio.get_running_loop().call_later(_PARTING, self.close)
+        others.add(self)
+        transport.set_protocol(self)
+        transport.write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """It has left."""
+        self._end.cancel()
+        self._others.discard(self)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._transport.close()
+
+
 class Doors:
     """Where connections come in: the listening sockets, and the connections that have come: `most` at once."""
 
@@ -253,6 +276,7 @@ class Doors:
         """The longest there first."""
         self._expected: dict[FrontDoor, float] = {}
         """Connections with the beginning of a head, and since when: the oldest first."""
+        self._parting: set[_TurnedAway] = set()
 
     def opened(self, server: asyncio.Server) -> None:
         """Listen there, too."""
@@ -283,6 +307,13 @@ class Doors:
         self.empty.clear()
         return True
 
+    def turned_away(self, transport: asyncio.Transport) -> None:
+        """A connection that did not enter has its answer; to one that still sends, closing would lose it."""
+        if len(self._parting) < _MOST_PARTING:
+            _TurnedAway(transport, self._parting)
+        else:
+            transport.close()
+
     def left(self, door: FrontDoor) -> None:
         """A connection has gone."""
         self._expected.pop(door, None)
@@ -292,6 +323,11 @@ class Doors:
             log.info("connections_welcomed", most=self._most)
         if not self._inside:
             self.empty.set()
+
+    def see_off(self) -> None:
+        """Close what was turned away and is still there."""
+        for each in self._parting:
+            each.close()
 
     def expected(self, door: FrontDoor) -> None:
         """A head has begun to come."""
@@ -377,6 +413,7 @@ async def open_doors(
         finally:
             doors.shut()
             await asyncio.sleep(pause)
+            doors.see_off()
     finally:
         for sock in sockets:
             sock.close()

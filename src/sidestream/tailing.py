@@ -114,9 +114,11 @@ class Follower:
                 reconnection_time=timedelta(seconds=_AGAIN / 2),
             )
             while True:
-                if await self._connected(source):
-                    await self._follow(source, session)
-                await source.close()
+                try:
+                    if await self._connected(source):
+                        await self._follow(source, session)
+                finally:  # interrupted, too: a session that ends does not close what its answers hold
+                    await source.close()
                 await asyncio.sleep(_AGAIN)
 
     async def _connected(self, source: EventSource) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from raw_requests import CANARY, END, PATH, REFUSED, RELAYED, Refused, Relayed, Seen, chunks, length, request
-from rawhttp import connect, exchange
+from rawhttp import RawClient, connect, exchange
 from sidestream import create_app
 from sidestream.processes import listening
 from sidestream.server import open_doors
@@ -226,6 +227,27 @@ async def test_connections_beyond_the_most_are_turned_away(capfd: pytest.Capture
                 await doors.empty.wait()
     out, _ = capfd.readouterr()
     assert [2, 2] == [out.count("connections_refused"), out.count("connections_welcomed")]
+
+
+async def test_who_is_turned_away_while_sending_gets_the_answer() -> None:
+    """Closed at once, the connection would be reset, and the answer lost."""
+    app = create_app({"sinks": [], "recorder": {"mode": "none"}}, raw_request_bodies=True)
+    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, most_connections=1) as doors:
+        url = f"http://127.0.0.1:{doors.port}"
+        async with connect(url) as inside:
+            await inside.send(READY[:-2])
+            early = socket.create_connection(("127.0.0.1", doors.port))
+            early.sendall(READY)  # before anybody has seen the connection
+            reader, writer = await asyncio.open_connection(sock=early)
+            for _ in range(10):
+                writer.write(READY)
+                await writer.drain()
+            assert (await RawClient(reader, writer).answer()).status == 503
+            assert b"" == await reader.read()
+            writer.write(READY)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_idle_connections_make_room_for_new_ones() -> None:

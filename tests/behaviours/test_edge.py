@@ -205,28 +205,28 @@ async def test_who_expects_to_be_told_is_told_to_continue(url: str, upstream: Sc
 READY = b"GET /api/v1/gateway/ready HTTP/1.1\r\nHost: g\r\n\r\n"
 
 
-async def test_connections_beyond_the_most_are_turned_away(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_connections_beyond_the_most_are_turned_away() -> None:
     """With an answer, at once, and one line in the log; who is inside is served, and who leaves makes room."""
     app = create_app({"sinks": [], "recorder": {"mode": "none"}}, raw_request_bodies=True)
-    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, most_connections=3) as doors:
-        url = f"http://127.0.0.1:{doors.port}"
-        for _ in range(2):
-            async with connect(url) as one, connect(url) as two, connect(url) as three:
-                for inside in (one, two, three):
-                    await inside.send(READY[:-2])
-                for _ in range(3):
-                    async with connect(url) as outside:
-                        answer = await outside.answer()
-                        assert (503, "too_many_connections") == (answer.status, answer.field("x-sidestream-error"))
-                        assert "error" == json.loads(answer.body)["type"]
-                        assert not await outside.rest()
-                for inside in (one, two, three):
-                    await inside.send(READY[-2:])
-                    assert 200 == (await inside.answer()).status
-            async with asyncio.timeout(10):
-                await doors.empty.wait()
-    out, _ = capfd.readouterr()
-    assert [2, 2] == [out.count("connections_refused"), out.count("connections_welcomed")]
+    with capture_logs() as logged:
+        async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, most_connections=3) as doors:
+            url = f"http://127.0.0.1:{doors.port}"
+            for _ in range(2):
+                async with connect(url) as one, connect(url) as two, connect(url) as three:
+                    for inside in (one, two, three):
+                        await inside.send(READY[:-2])
+                    for _ in range(3):
+                        async with connect(url) as outside:
+                            answer = await outside.answer()
+                            assert (503, "too_many_connections") == (answer.status, answer.field("x-sidestream-error"))
+                            assert "error" == json.loads(answer.body)["type"]
+                            assert not await outside.rest()
+                    for inside in (one, two, three):
+                        await inside.send(READY[-2:])
+                        assert 200 == (await inside.answer()).status
+                async with asyncio.timeout(10):
+                    await doors.empty.wait()
+    assert ["connections_refused", "connections_welcomed"] * 2 == [entry["event"] for entry in logged]
 
 
 async def test_who_is_turned_away_while_sending_gets_the_answer() -> None:

@@ -52,13 +52,16 @@ async def test_no_key_is_in_any_file_log_push_or_metric(tmp_path: Path, upstream
             upstream.url,
             server={"workers": 2},
             recorder={"durability": "strict"},
-            sinks=[{"explorer": {"url": explorer.url}}, {"jsonl": {"path": str(tmp_path / "data" / "traces.jsonl")}}],
+            sinks=[
+                {"explorer": {"url": explorer.url, "settle": "0.5s"}},
+                {"jsonl": {"path": str(tmp_path / "data" / "traces.jsonl")}},
+            ],
         )
         async with gateway:
             said = [await exchange(gateway.url, request) for request in requests]
             await gateway.kill("recorder")
             said += [await exchange(gateway.url, requests[0])]
-            assert await all_delivered(gateway, 20)
+            assert await all_delivered(gateway, 30)
             shown = [(await gateway.get(page)).body for page in ("health", "ready", "metrics")]
             files = {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()}
             await gateway.end()
@@ -81,7 +84,7 @@ async def test_a_configured_key_is_on_no_command_line_and_in_no_file(
         sinks = [{"explorer": {"url": explorer.url, "api_key": CONFIGURED}}]
         async with GatewayProcess(tmp_path, upstream.url, sinks=sinks) as gateway:
             await exchange(gateway.url, post(b'{"messages": []}'))
-            assert await all_delivered(gateway, 20)
+            assert await all_delivered(gateway, 30)
             lines = gateway.command_lines()
             await gateway.end()
         assert [CONFIGURED] == [trace.key for trace in explorer.traces]

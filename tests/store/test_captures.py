@@ -271,14 +271,41 @@ def test_what_is_stored_follows_what_is_packed_anew(kept: Kept) -> None:
     ]
 
 
+def remembered(kept: Kept, sequences: Sequence[int]) -> list[int]:
+    recent = kept.captures._recent  # noqa: SLF001  # nothing else tells what is remembered
+    return [sequence for sequence in sequences if recent.get(sequence) is not None]
+
+
 def test_few_requests_are_remembered(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "_RECENT_BYTES", 10_000)
+    monkeypatch.setattr(captures, "_RECENT_BYTES", 30_000)
     kept.forget()
     sequences = [kept.add(os.urandom(4000)) for _ in range(5)]
-    sequences.append(kept.add(os.urandom(11_000)))
-    recent = kept.captures._recent  # noqa: SLF001  # nothing else tells what is remembered
-    assert [None, None, None] == [recent.get(sequence) for sequence in (*sequences[:2], sequences[5])]
-    assert recent.get(sequences[4]) is not None
+    sequences.append(kept.add(os.urandom(60_001)))
+    assert sequences[2:5] == remembered(kept, sequences)
+
+
+def test_a_very_large_request_is_remembered_alone(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "_RECENT_BYTES", 30_000)
+    kept.forget()
+    sequences = [kept.add(os.urandom(size)) for size in (4000, 60_000)]
+    assert sequences[1:] == remembered(kept, sequences)
+
+
+def test_small_requests_are_not_remembered_by_the_thousand(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "_RECENT_BYTES", 30_000)
+    kept.forget()
+    sequences = [kept.add(b"small") for _ in range(20)]
+    assert sequences[-7:] == remembered(kept, sequences)
+
+
+def test_a_request_is_not_remembered_longer_because_the_next_of_its_run_is_packed_with_it(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "_RECENT_BYTES", 36_000)
+    kept.forget()
+    runs = [kept.add(request(0)) for _ in range(6)]
+    nexts = [kept.add(request(1), first) for first in runs]
+    assert [runs[-1], *nexts] == remembered(kept, [*runs, *nexts])
 
 
 def test_what_was_never_captured_is_a_lookup_error(kept: Kept) -> None:

@@ -29,7 +29,9 @@ _CHAIN: Final = (
 )
 """A request and those that it needs; in one statement, for its owner may pack them anew while somebody else reads.
 None is as long as the limit."""
-_RECENT_BYTES: Final = 32 << 20
+_RECENT_BYTES: Final = 16 << 20
+_EACH: Final = 4 << 10
+"""Bytes that each counts for besides its own: thousands of small ones would take much, and are quickly read anew."""
 _GOOD: Final = 8
 """How many times smaller a request has to become for nobody to ask if it would be smaller by itself."""
 _WORTH_IT: Final = 0.9
@@ -162,7 +164,11 @@ class Captures:
 
 
 class _Recent:
-    """Requests that were needed lately, and may be needed again, in bounded memory."""
+    """Requests that were read or stored lately, and may be needed again, in about `most` bytes.
+
+    The oldest goes first, whether it was needed meanwhile or not: once another one is packed with it, that is the one
+    which the next call of its run needs.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -170,21 +176,19 @@ class _Recent:
         self._kept: dict[int, tuple[bytes, int]] = {}
 
     def get(self, sequence: int) -> tuple[bytes, int] | None:
-        found = self._kept.pop(sequence, None)
-        if found is not None:
-            self._kept[sequence] = found
-        return found
+        return self._kept.get(sequence)
 
     def put(self, sequence: int, request: bytes, depth: int) -> None:
+        """Keep one; the latest may take twice as much as all others, alone."""
         self.drop((sequence,))
-        if len(request) > self._most:
+        if len(request) > 2 * self._most:
             return
         self._kept[sequence] = request, depth
-        self._bytes += len(request)
-        while self._bytes > self._most:
+        self._bytes += len(request) + _EACH
+        while self._bytes > self._most and len(self._kept) > 1:
             self.drop((next(iter(self._kept)),))
 
     def drop(self, sequences: Collection[int]) -> None:
         for sequence in sequences:
-            request, _ = self._kept.pop(sequence, (b"", 0))
-            self._bytes -= len(request)
+            if found := self._kept.pop(sequence, None):
+                self._bytes -= len(found[0]) + _EACH

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DIGEST", "digest", "digest_of", "scope_of", "states_of"]
 
-_STATES: Final[Recall[bytes]] = Recall(4 << 20)
+_STATES: Final[Recall[bytes]] = Recall(2 << 20)
 """States, by the one before and the digest of the message: most messages come again with each call of a run."""
-_SIZE: Final = 256
-"""Bytes that one of them takes, about."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -83,7 +81,7 @@ class _Chain:
         state = _STATES.get(key)
         if state is None:
             state = self._hashed()
-            _STATES.keep(key, state, _SIZE)
+            _STATES.keep(key, state)
         return state
 
     def _hashed(self) -> bytes:

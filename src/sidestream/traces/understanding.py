@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _MOST_COUNTED: Final = 1 << 53
 _MOST_DIGESTS: Final = 64
+_MOST_DIGESTED: Final = 1 << 20
+"""Bytes of JSON in what these are digests of; in memory it can be some thirty times as many."""
 _LARGE: Final = 1 << 16
 _BYTES_OF_VALUE: Final = 100
 _DELTA: Final = b"_delta\ndata:"
@@ -111,6 +113,7 @@ class _Digests:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[list[Any], bytes]] = {}
+        self._size = 0
 
     def of(self, part: list[Any]) -> bytes:
         known = self._known.get(id(part))
@@ -120,8 +123,9 @@ class _Digests:
         found = digest(text)
         if len(text) > _LARGE:  # it would be kept for nothing but its digest
             return found
-        if len(self._known) >= _MOST_DIGESTS:
-            self._known = {}
+        self._size += len(text)
+        if len(self._known) >= _MOST_DIGESTS or self._size > _MOST_DIGESTED:
+            self._known, self._size = {}, len(text)
         self._known[id(part)] = part, found  # so that nothing else can have that identity
         return found
 

@@ -77,7 +77,7 @@ def _history(data: bytes, conversion: Conversion) -> list[Any]:
         key = _MESSAGES.key(message)
         known = _MESSAGES.get(key)
         if known is None or not conversion.recall(known):
-            _MESSAGES.keep(key, conversion.add_message(_parsed(message)), len(message))
+            _MESSAGES.keep(key, conversion.add_message(_parsed(message)))
     return [_parsed(message) for message in messages[:1]]
 
 
@@ -86,7 +86,7 @@ def _recalled(kind: bytes, data: bytes, make: Callable[[bytes], Any]) -> Any:
     found = _PARTS.get(key)
     if found is None:
         found = make(data)
-        _PARTS.keep(key, found, len(data))
+        _PARTS.keep(key, found)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sidestream.tasks import spawn
-from sidestream.viewer.feed import KEPT, MOST_LISTENERS, QUEUE, Feed, FeedFull, Wanted
+from sidestream.viewer.feed import KEPT, KEPT_BYTES, MOST_LISTENERS, QUEUE, Feed, FeedFull, Wanted
 
 if TYPE_CHECKING:
     from sidestream.viewer.feed import Event, Listener
@@ -110,6 +110,17 @@ async def test_who_was_away_for_too_long_is_told_so() -> None:
     with feed.listen("e-1") as late, feed.listen("e-2") as in_time:
         assert ["reset", "gone"] == [event.kind for event in await heard(late, 2)]
         assert [3] == [event.number for event in await heard(in_time, 1)]
+
+
+async def test_of_large_events_fewer_can_be_had_again() -> None:
+    feed = Feed("e")
+    for number in range(1, 101):
+        feed.publish("gone", {"id": f"{number:060000}"})
+    size = len(b'{"id":""}') + 60_000
+    with feed.listen("e-1") as listener:
+        events = await heard(listener, 1 + KEPT_BYTES // size)
+    assert "reset" == events[0].kind
+    assert list(range(101 - KEPT_BYTES // size, 101)) == [event.number for event in events[1:]]
 
 
 async def test_one_that_is_too_slow_is_let_go_and_told_to_look_everything_up() -> None:

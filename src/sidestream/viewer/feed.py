@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 KEPT: Final = 1000
-"""Events that can be had again."""
+"""Events that can be had again; fewer, where they take more than `KEPT_BYTES`."""
+KEPT_BYTES: Final = 4 << 20
 QUEUE: Final = 256
 """Events that may wait for one listener."""
 MOST_LISTENERS: Final = 64
@@ -79,7 +80,8 @@ class Feed:
     def __init__(self, epoch: str | None = None) -> None:
         self.epoch = epoch or new_id()
         self._number = 0
-        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._kept: deque[Event] = deque()
+        self._kept_bytes = 0
         self._listeners: set[Listener] = set()
         self._linger_until = time.monotonic() + _LINGER
         self._closed = False
@@ -102,7 +104,7 @@ class Feed:
         if len(encoded) > _LARGEST:
             event = _reset(event.number)
         self._number = event.number
-        self._kept.append(event)
+        self._keep(event)
         for listener in list(self._listeners):
             listener.tell(event)
 
@@ -133,6 +135,12 @@ class Feed:
         self._closed = True
         for listener in list(self._listeners):
             listener.end()
+
+    def _keep(self, event: Event) -> None:
+        self._kept.append(event)
+        self._kept_bytes += len(event.data)
+        while len(self._kept) > KEPT or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft().data)
 
     def _missed(self, after: str | None) -> tuple[int, list[Event]]:
         """The number of the event that a listener knows, and what has come since."""

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+from select import PIPE_BUF
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,12 +119,14 @@ class Stuck(io.StringIO):
 
     def __init__(self) -> None:
         super().__init__()
+        self.pieces: list[str] = []
         self.go_on = threading.Event()
         self.blocked = threading.Event()
 
     def write(self, text: str) -> int:
         self.blocked.set()
         assert self.go_on.wait(10)
+        self.pieces.append(text)
         return super().write(text)
 
 
@@ -138,6 +141,21 @@ def test_a_reader_that_does_not_read_holds_nobody_up_and_lines_without_room_are_
     stream.go_on.set()
     writer.flush(5)
     assert ["first", "second", "third"] == stream.getvalue().splitlines()
+
+
+def test_lines_that_came_meanwhile_go_out_together_but_no_more_than_a_pipe_keeps_whole() -> None:
+    stream = Stuck()
+    writer = logs.LineWriter(stream)
+    writer.msg("first")
+    assert stream.blocked.wait(10)
+    lines = [f"{number:03}" + "é" * (PIPE_BUF // 9) for number in range(12)]
+    for line in lines:
+        writer.msg(line)
+    stream.go_on.set()
+    writer.flush(5)
+    assert ["first", *lines] == stream.getvalue().splitlines()
+    assert [1, 4, 4, 4] == [text.count("\n") for text in stream.pieces]
+    assert PIPE_BUF >= max(len(text.encode()) for text in stream.pieces)
 
 
 def test_a_stream_that_cannot_be_written_to_raises_nothing_and_is_counted() -> None:

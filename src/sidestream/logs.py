@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from select import PIPE_BUF
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,6 +43,8 @@ class LineWriter:
         self._stream = stream
         self._most = most
         self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._piece: list[str] = []
+        self._size = 0
         threading.Thread(target=self._work, name="sidestream log", daemon=True).start()
 
     def msg(self, line: str) -> None:
@@ -66,17 +69,30 @@ class LineWriter:
                 time.sleep(_GATHERING)  # waking up for each line would cost more than the line
             while item is not None:
                 if isinstance(item, str):
-                    self._write(item)
+                    self._add(item)
                 else:
+                    self._write()
                     item.set()
                 item = None if self._lines.empty() else self._lines.get()
+            self._write()
 
-    def _write(self, line: str) -> None:
+    def _add(self, line: str) -> None:
+        """Have a line written with others; with no more than a pipe keeps whole, since processes may share one."""
+        size = len(line.encode(errors="replace")) + 1
+        if self._size + size > PIPE_BUF:
+            self._write()
+        self._piece.append(line)
+        self._size += size
+
+    def _write(self) -> None:
+        lines, self._piece, self._size = self._piece, [], 0
+        if not lines:
+            return
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()  # line by line: several processes may share a pipe, which keeps small writes whole
+            self._stream.write("\n".join([*lines, ""]))
+            self._stream.flush()
         except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
-            self.dropped += 1
+            self.dropped += len(lines)
 
 
 def configure(stream: TextIO | None = None, *, process: str | None = None) -> LineWriter:

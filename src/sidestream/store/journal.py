@@ -333,9 +333,9 @@ class Journal:
             if size >= self._at_once or len(batch) >= _ENTRIES_AT_ONCE:
                 break
         count, error = self._files.append(batch)
-        payload = 0
+        payload = size if error is None else sum(len(entry[3]) for entry in batch[:count])
         for _ in range(count):
-            payload += len(self._lot.popleft()[3])
+            self._lot.popleft()
         self._written += payload + count * _OVERHEAD
         self._used += payload
         self.counters.bytes += payload

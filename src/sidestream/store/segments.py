@@ -16,9 +16,11 @@ A whole entry that was written is never taken back, so a reader may go past it a
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import struct
@@ -204,20 +206,19 @@ class Appender:
             self._written_to_since = time.monotonic()
         begin = b"" if self._end else header(self._number, self._before)
         parts: list[bytes | memoryview] = [begin] if begin else []
-        ends, end = [], self._end + len(begin)
         for entry in batch:
-            frame = framed(entry)
-            parts += (frame, entry[3])
-            end += len(frame) + len(entry[3])
-            ends.append(end)
-        written, error = _written(self._file, parts)
+            parts += (framed(entry), entry[3])
+        sizes = list(map(len, parts))
+        written, error = _written(self._file, parts, sum(sizes))
         if error is None:
-            self._end = end
+            self._end += written
             return len(batch), None
-        count = sum(end <= self._end + written for end in ends)
-        if count or written >= len(begin):
-            self._end = ends[count - 1] if count else self._end + len(begin)
-        return count, self._cut() or error
+        ends = list(itertools.accumulate(sizes, initial=self._end))
+        whole = ends[bool(begin) :: 2]  # where the first entry begins, and where each of them ends
+        count = bisect.bisect_right(whole, self._end + written) - 1
+        if count >= 0:
+            self._end = whole[count]
+        return max(count, 0), self._cut() or error
 
     def sync(self) -> None:
         """Wait until the disk has what was appended; `UnsyncedError` if it may not have all of it."""
@@ -307,15 +308,17 @@ class Appender:
                 os.close(file)
 
 
-def _written(file: int, parts: list[bytes | memoryview]) -> tuple[int, OSError | None]:
-    """Write it all: the number of bytes written, and why no more."""
+def _written(file: int, parts: list[bytes | memoryview], size: int) -> tuple[int, OSError | None]:
+    """Write it all, which is `size` bytes: the number of bytes written, and why no more."""
     total = 0
-    while parts:
+    while total < size:
         try:
             count = os.writev(file, parts)
         except OSError as error:
             return total, error
         total += count
+        if total == size:
+            break
         done = 0
         while done < len(parts) and count >= len(parts[done]):
             count -= len(parts[done])

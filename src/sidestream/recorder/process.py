@@ -25,7 +25,7 @@ log = structlog.get_logger()
 _LAST_LINES = 1.0
 """Seconds that the last log lines have at the end."""
 _REFRESH = 1.0
-_NICE = 5
+_NICE = 10
 """Where there are too few processors for all, relays go first: what is recorded later is not lost, and nobody waits for
 it. On one that both share, calls take less than half the time for it while somebody looks through the store."""
 

@@ -88,7 +88,7 @@ class Journal:
         disk: int,
         min_free: int,
         segment: int = 64 << 20,
-        window: float = 0.05,
+        window: float = 0.02,
         age: float = 3600.0,
     ) -> None:
         self.counters = JournalCounters()

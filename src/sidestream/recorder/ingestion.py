@@ -43,6 +43,8 @@ _MOST_BYTES = 8 << 20
 _MOST_UNDERSTOOD = 32 << 20
 """Bytes that the readings of one portion take, about, and with its last one more."""
 _POLL = 0.05
+_LONGEST_PAUSE = 5
+"""How many times as long the pause between batches becomes, doubling, while they keep coming and nobody looks."""
 _PLENTY = 1 << 20
 """Bytes of a batch from which on the next is read at once."""
 _RETRY = 1.0
@@ -115,18 +117,23 @@ class Ingestion:
 
     async def run(self) -> None:
         """Take in what comes, and, once `finish` was called, all there is."""
+        pause = self._pause
         while True:
             finishing = self._ending.is_set()
             self._arrived.clear()
             size = await self.step()
-            if size is not None and self.watcher is not None and self.watcher.watching:
+            watched = self.watcher is not None and self.watcher.watching
+            if size is None or watched:
+                pause = self._pause
+            if size is not None and self.watcher is not None and watched:
                 self.watcher.seen(await self.peek(self._source.glimpses))
             if size is None and finishing:
                 return
             if size is None:
                 await within(_POLL, self._arrived.wait())
             elif size < _PLENTY and not finishing:
-                await within(self._pause, self._ending.wait())  # a batch of some more costs hardly more
+                await within(pause, self._ending.wait())  # a batch of some more costs hardly more
+                pause = min(2 * pause, _LONGEST_PAUSE * self._pause)
 
     def finish(self) -> None:
         """Have `run` come to its end."""

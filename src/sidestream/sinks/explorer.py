@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlsplit
 
 import aiohttp
+from aiohttp.http import SERVER_SOFTWARE
+from multidict import CIMultiDict
 from yarl import URL
 
-from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable
+from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable, UpstreamFailed
 from sidestream.options import Duration, Secret
 from sidestream.sinks import explorer_replies as replies
 from sidestream.sinks.base import Found, Sink, memory_of
@@ -30,20 +31,26 @@ from sidestream.sinks.explorer_push import append_body, push_body
 from sidestream.sinks.explorer_trace import TurnSearch
 from sidestream.sinks.key_file import KeyFile, is_sendable
 from sidestream.traces.model import Unit
+from sidestream.wire.calling import Calls
+from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from sidestream.traces.model import Turn
+    from sidestream.wire.calling import Answer
 
 _TIMEOUT = Duration(30)
 _SETTLE = Duration(10)
 _CONNECT_SECONDS = 10.0
 _IN_THREAD_FROM = 256 << 10
+_IN_PIECES_FROM = 256 << 10
+_PIECE = 64 << 10
 _LIST_SECONDS = 600.0
 # Shorter than any server's of note (uvicorn: 5 s), or a push would meet a connection that is just being closed.
 _KEEPALIVE_SECONDS = 2.0
+_FAILURES: Final = (aiohttp.ClientError, OSError, UpstreamFailed)
+"""Of a connection; a `TimeoutError` is an `OSError`."""
 
 
 class Explorer(Sink):
@@ -80,12 +87,13 @@ class Explorer(Sink):
         self.unit = Unit.TRACE if mode == "conversation" else Unit.EXCHANGE
         self.concurrency = concurrency
         self.settle = settle
-        self._api = f"{_origin(url)}/api/v1"
+        self._api = URL(f"{_origin(url)}/api/v1", encoded=True)
         self._api_key = api_key or None
         self._key_file = KeyFile(api_key_file) if api_key_file is not None else None
         self._timeout = timeout
         self._appends = Appends(settle, time.monotonic)
-        self._session: aiohttp.ClientSession
+        self._connector: CleanConnector
+        self._calls: Calls
         self._looking: asyncio.Lock
 
     @property
@@ -99,101 +107,130 @@ class Explorer(Sink):
         return isinstance(status, int) and 200 <= status <= 299
 
     async def open(self) -> None:
-        """Open a session of our own: no cookies, no proxies from the environment."""
+        """Make ready to connect: no cookies, no redirects, no proxies from the environment."""
         connect = min(_CONNECT_SECONDS, self._timeout / 2)  # so that a timeout tells whether anything was sent
+        limits = Limits(connect=connect, first_byte=self._timeout, idle=self._timeout, write=self._timeout)
         self._looking = asyncio.Lock()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._timeout, connect=connect),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"Accept-Encoding": "identity"},
-        )
+        self._connector = CleanConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        self._calls = Calls(Upstream(self._api.origin(), self._api.raw_path, limits), self._connector)
 
     async def close(self) -> None:
-        """Close it."""
-        await self._session.close()
+        """Close all connections."""
+        await self._connector.close()
 
     async def deliver(self, turn: Turn, credential: Secret | None, attempt: int) -> str | None:
         """Put `turn` behind its trace, or push it as a new one; returns the trace's id there."""
-        headers = {**await self._authorization(credential), "Content-Type": "application/json"}
-        data = io.BytesIO(await _body(turn, attempt, self.unit))  # which aiohttp sends in pieces; `bytes` go in one
+        authorization = await self._authorization(credential)
+        body = await _body(turn, attempt, self.unit)
         if turn.remote is None:
-            return await self._push(data, headers)
+            return await self._push(body, authorization)
         with self._appends.one(turn.remote), _told(self._timeout):
-            async with self._post(f"trace/{quote(turn.remote, safe='')}/messages", data, headers) as reply:
+            async with self._post(f"/trace/{quote(turn.remote, safe='')}/messages", body, authorization) as reply:
                 await replies.appended(reply)
         return turn.remote
 
     async def find(self, turn: Turn, credential: Secret | None) -> Found | None:
         """Look for the turn in its trace, or for a trace that says to be this exchange, in the user's dataset."""
-        headers = await self._authorization(credential)
+        authorization = await self._authorization(credential)
         look = self._search if turn.remote is None else self._search_trace
         try:
             async with self._looking:  # one at a time: a list can be long
-                return await look(turn, headers)
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the latter
+                async with asyncio.timeout(_LIST_SECONDS):
+                    return await look(turn, authorization)
+        except _FAILURES as error:
             raise Retryable(f"Explorer could not be asked: {type(error).__name__}") from error
 
-    async def _push(self, data: io.BytesIO, headers: dict[str, str]) -> str | None:
+    async def _push(self, body: bytes, authorization: str) -> str | None:
         with _told(self._timeout):
-            async with self._post("push/trace", data, headers) as reply:
+            async with self._post("/push/trace", body, authorization) as reply:
                 remote = await replies.pushed(reply)
         if remote is None and self.unit is Unit.TRACE:  # what follows must know where
             raise Ambiguous("the trace was stored, but the answer does not say as which")
         return remote
 
-    async def _search(self, turn: Turn, headers: dict[str, str]) -> Found | None:
-        async with self._get("user/identity", headers) as reply:
+    async def _search(self, turn: Turn, authorization: str) -> Found | None:
+        async with self._get("/user/identity", authorization) as reply:
             if reply.status != 200:
                 raise replies.unanswered(reply)
-            user = quote(await replies.username(reply), safe="")
+            async with asyncio.timeout(self._timeout):
+                user = quote(await replies.username(reply), safe="")
         search = Search(turn.id)
-        async with self._get(f"dataset/byuser/{user}/{quote(turn.dataset, safe='')}/traces", headers) as reply:
+        async with self._get(f"/dataset/byuser/{user}/{quote(turn.dataset, safe='')}/traces", authorization) as reply:
             if reply.status == 404:
                 return None  # the dataset does not exist
             if reply.status != 200:
                 raise replies.unanswered(reply)
-            async for data in reply.content.iter_any():
+            async for data in self._pieces(reply):
                 search.feed(data)
                 if search.found is not None:
                     return search.found
         search.end()
         return search.found
 
-    async def _search_trace(self, turn: Turn, headers: dict[str, str]) -> Found | None:
+    async def _search_trace(self, turn: Turn, authorization: str) -> Found | None:
         search = TurnSearch(turn.id)
-        async with self._get(f"trace/{quote(turn.remote or '', safe='')}", headers) as reply:
+        async with self._get(f"/trace/{quote(turn.remote or '', safe='')}", authorization) as reply:
             if reply.status == 404:
                 raise await replies.missing(reply)
             if reply.status != 200:
                 raise replies.unanswered(reply)
-            async for data in reply.content.iter_any():
+            async for data in self._pieces(reply):
                 search.feed(data)
                 if search.found:
                     return Found(turn.remote)
         search.end()
         return None
 
-    async def _authorization(self, credential: Secret | None) -> dict[str, str]:
+    async def _authorization(self, credential: Secret | None) -> str:
         key = credential or self._api_key
         if key is None and self._key_file is not None:
             key = await asyncio.to_thread(self._key_file.read)
         if not key or not is_sendable(key):
             raise Unauthorized("the key of the call cannot be sent in a header")
-        return {"Authorization": f"Bearer {key.reveal()}"}
+        return f"Bearer {key.reveal()}"
 
-    def _post(
-        self, path: str, data: io.BytesIO, headers: dict[str, str]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        url = URL(f"{self._api}/{path}", encoded=True)
-        return self._session.post(url, data=data, headers=headers, allow_redirects=False)
+    @contextlib.asynccontextmanager
+    async def _post(self, path: str, body: bytes, authorization: str) -> AsyncGenerator[Answer]:
+        headers = _headers(authorization)
+        headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(len(body))
+        async with asyncio.timeout(self._timeout):
+            data = body if len(body) < _IN_PIECES_FROM else _in_pieces(body)
+            answer = await self._calls.call("POST", path, headers, data, _nothing)
+            with contextlib.closing(answer):
+                yield answer
 
-    def _get(self, path: str, headers: dict[str, str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        url = URL(f"{self._api}/{path}", encoded=True)
-        timeout = aiohttp.ClientTimeout(total=_LIST_SECONDS, connect=self._timeout / 2, sock_read=self._timeout)
-        return self._session.get(url, headers=headers, allow_redirects=False, timeout=timeout)
+    @contextlib.asynccontextmanager
+    async def _get(self, path: str, authorization: str) -> AsyncGenerator[Answer]:
+        async with asyncio.timeout(self._timeout):
+            answer = await self._calls.call("GET", path, _headers(authorization), None, _nothing)
+        with contextlib.closing(answer):
+            yield answer
+
+    async def _pieces(self, answer: Answer) -> AsyncIterator[bytes]:
+        """The body of an answer, as it comes, none of it too late."""
+        while True:
+            async with asyncio.timeout(self._timeout):
+                data = await answer.content.readany()
+            if not data:
+                return
+            yield data
+
+
+def _headers(authorization: str) -> CIMultiDict[str]:
+    return CIMultiDict(
+        {"Accept": "*/*", "Accept-Encoding": "identity", "Authorization": authorization, "User-Agent": SERVER_SOFTWARE}
+    )
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A long body: in one write, it would be copied as a whole while everything else waits."""
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
+
+
+def _nothing() -> None:
+    """A request has been sent: nobody here waits for that."""
 
 
 async def _body(turn: Turn, attempt: int, unit: Unit) -> bytes:
@@ -221,7 +258,7 @@ def _told(timeout: Duration) -> Iterator[None]:
         raise Retryable(f"there is no connection: {type(error).__name__}") from error
     except TimeoutError as error:
         raise Ambiguous(f"no reply within {timeout}") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except _FAILURES as error:
         raise Ambiguous(f"the connection failed: {type(error).__name__}") from error
 
 

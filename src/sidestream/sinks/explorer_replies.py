@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import time
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 import msgspec
 
 from sidestream.errors import Ambiguous, DeliveryError, Gone, Retryable, Unauthorized, Undeliverable
+
+if TYPE_CHECKING:
+    from sidestream.wire.calling import Answer
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ class _Refused(msgspec.Struct):
     detail: str
 
 
-async def pushed(reply: aiohttp.ClientResponse) -> str | None:
+async def pushed(reply: Answer) -> str | None:
     """The id of the stored trace, if the whole reply came. Raises what else its status means."""
     if reply.status != 200:
         raise refusal(reply)
@@ -69,7 +72,7 @@ async def pushed(reply: aiohttp.ClientResponse) -> str | None:
     return stored.id[0] if stored.id else None
 
 
-async def appended(reply: aiohttp.ClientResponse) -> None:
+async def appended(reply: Answer) -> None:
     """Nothing, if it is done; raises what else the reply to an append means."""
     if reply.status == 404:
         raise await missing(reply)
@@ -87,7 +90,7 @@ async def appended(reply: aiohttp.ClientResponse) -> None:
         raise Ambiguous(f"the answer is 200, but not an Explorer's{_ELSEWHERE}")
 
 
-async def missing(reply: aiohttp.ClientResponse) -> DeliveryError:
+async def missing(reply: Answer) -> DeliveryError:
     """What a 404 means that speaks of a trace: it is not there, if it is an Explorer who says so."""
     try:
         refused = _decoded(await _read(reply), _Refused)
@@ -98,7 +101,7 @@ async def missing(reply: aiohttp.ClientResponse) -> DeliveryError:
     return Gone("Explorer does not have the trace any more")
 
 
-async def username(reply: aiohttp.ClientResponse) -> str:
+async def username(reply: Answer) -> str:
     """Whose key it is. Raises `Ambiguous` if the body does not say."""
     identity = _decoded(await _read(reply), _Identity)
     if identity is None:
@@ -106,7 +109,7 @@ async def username(reply: aiohttp.ClientResponse) -> str:
     return identity.username
 
 
-def refusal(reply: aiohttp.ClientResponse) -> DeliveryError:
+def refusal(reply: Answer) -> DeliveryError:
     """What any status but 200 means to a push."""
     said = f"Explorer answered {reply.status}"
     if reply.status in _LATER:
@@ -122,7 +125,7 @@ def refusal(reply: aiohttp.ClientResponse) -> DeliveryError:
     return Undeliverable(f"{said}{_HINTS.get(reply.status, '')}")
 
 
-def unanswered(reply: aiohttp.ClientResponse) -> DeliveryError:
+def unanswered(reply: Answer) -> DeliveryError:
     """What any status but 200 means to a question: that an Explorer in trouble is asked again."""
     error = refusal(reply)
     if isinstance(error, Ambiguous):
@@ -135,7 +138,7 @@ def not_explorers() -> Ambiguous:
     return Ambiguous("the answer is not an Explorer's; is `url` right?")
 
 
-async def _read(reply: aiohttp.ClientResponse) -> bytes:
+async def _read(reply: Answer) -> bytes:
     """The body, as much of it as is looked at."""
     body = bytearray()
     async for chunk in reply.content.iter_any():

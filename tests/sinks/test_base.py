@@ -1,14 +1,12 @@
-import sys
 from typing import Any
 
 import msgspec
 import pytest
 
 from delivering import Bench, a_turn
-from growing import Agent
 from sidestream.errors import Ambiguous
 from sidestream.options import Secret
-from sidestream.sinks.base import Sink, encoded, memory_of
+from sidestream.sinks.base import Sink, encoded
 from sidestream.traces.model import Turn, Unit
 
 
@@ -60,29 +58,6 @@ def test_a_sink_without_deliver_is_refused() -> None:
 
     with pytest.raises(TypeError, match="deliver"):
         Nothing()  # type: ignore[abstract]
-
-
-def test_the_memory_of_a_turn_is_that_of_its_values() -> None:
-    small, large = (
-        a_turn("x1", {"role": "user", "content": ""}),
-        a_turn("x1", {"role": "user", "content": "x" * 1_000_000}),
-    )
-
-    assert memory_of(large) - memory_of(small) == 1_000_000
-
-
-def test_the_memory_of_a_reading_is_that_of_its_messages() -> None:
-    call = Agent().call()
-
-    assert memory_of(call.reading()) == memory_of(call.reading().turn())
-
-
-def test_the_memory_of_a_turn_of_very_many_values_is_estimated() -> None:
-    texts = [f"{number:090}" for number in range(100_000)]
-    real = sum(map(sys.getsizeof, texts)) + sys.getsizeof(texts)
-    trace = Turn(id="x", dataset="demo", messages=[{"role": "user", "content": texts}], metadata={}, trace="x")
-
-    assert 0.95 < memory_of(trace) / real < 1.05
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "user"}], [{"a": 1}, {"b": "ü"}]])

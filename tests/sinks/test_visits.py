@@ -2,6 +2,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -35,6 +36,11 @@ def a_visit(*settled: Delivery, settling: float = 0.0, **facts: Any) -> Visit:
     return Visit(list(settled), settling, **facts)
 
 
+def stored(name: str) -> Turn:
+    """Such a turn as the store tells it."""
+    return replace(turn := a_turn(name), weight=sum(len(msgspec.json.encode(each)) for each in turn.messages))
+
+
 def test_a_visit_saves_what_has_ended_and_claims_what_is_next(store: Store) -> None:
     visits = visiting(store)
     [first] = visits.pay(a_visit()).heads
@@ -42,7 +48,7 @@ def test_a_visit_saves_what_has_ended_and_claims_what_is_next(store: Store) -> N
     first.delivery.state = State.DELIVERED
     [second] = visits.pay(a_visit(first.delivery)).heads
 
-    assert (first.turn, second.turn) == (a_turn("x1"), a_turn("x2"))
+    assert (first.turn, second.turn) == (stored("x1"), stored("x2"))
     assert [(row.exchange, row.state, row.attempts) for row in store.deliveries()] == [
         ("x2", State.SENDING, 1),
         ("x1", State.DELIVERED, 1),
@@ -84,7 +90,7 @@ def test_a_claim_that_was_saved_but_not_answered_is_claimed_again(store: Store) 
     [head] = visits.pay(a_visit()).heads
 
     assert head.delivery
-    assert (head.delivery.exchange, head.delivery.state, head.turn) == ("x1", State.SENDING, a_turn("x1"))
+    assert (head.delivery.exchange, head.delivery.state, head.turn) == ("x1", State.SENDING, stored("x1"))
 
 
 def test_a_row_to_be_looked_for_is_not_claimed_and_waits_while_the_destination_settles(store: Store) -> None:
@@ -96,7 +102,7 @@ def test_a_row_to_be_looked_for_is_not_claimed_and_waits_while_the_destination_s
     [due] = visits.pay(a_visit()).heads
     assert (waiting.wait, waiting.turn) == (5.0, None)
     assert due.delivery
-    assert (due.delivery.state, due.delivery.attempts, due.turn) == (State.RETRY_AT, 1, a_turn("x1"))
+    assert (due.delivery.state, due.delivery.attempts, due.turn) == (State.RETRY_AT, 1, stored("x1"))
 
 
 def test_a_trace_that_was_not_there_any_more_is_forgotten_before_anything_is_claimed() -> None:

@@ -52,6 +52,7 @@ def test_a_turn_is_plain_json() -> None:
         "title": "",
         "origin": None,
         "remote": None,
+        "weight": 0,
         "told_until": 0,
     } == msgspec.json.decode(msgspec.json.encode(turn))
 

@@ -43,8 +43,6 @@ _MOST_BYTES = 8 << 20
 _MOST_UNDERSTOOD = 32 << 20
 """Bytes that the readings of one portion take, about, and with its last one more."""
 _POLL = 0.05
-_LONGEST_PAUSE = 5
-"""How many times as long the pause between batches becomes, doubling, while they keep coming and nobody looks."""
 _PLENTY = 1 << 20
 """Bytes of a batch from which on the next is read at once."""
 _RETRY = 1.0
@@ -86,7 +84,11 @@ class Watcher(Protocol):
 
 
 class Ingestion:
-    """Drives `source` into the store; `stored` is told which lanes have something new, by sink."""
+    """Drives `source` into the store; `stored` is told which lanes have something new, by sink.
+
+    Between two batches it waits `pause` seconds; while they keep coming and nobody watches, twice as long each time, up
+    to `longest_pause`.
+    """
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Ingestion:
         stored: Callable[[str, set[Lane]], None],
         arrived: asyncio.Event,
         pause: float = _POLL,
+        longest_pause: float = _POLL,
     ) -> None:
         self.received = 0
         self.understood = 0
@@ -113,6 +116,7 @@ class Ingestion:
         self._failing = False
         self._ending = asyncio.Event()
         self._pause = pause
+        self._longest_pause = longest_pause
         self._replaced = shelf.replaced
 
     async def run(self) -> None:
@@ -133,7 +137,7 @@ class Ingestion:
                 await within(_POLL, self._arrived.wait())
             elif size < _PLENTY and not finishing:
                 await within(pause, self._ending.wait())  # a batch of some more costs hardly more
-                pause = min(2 * pause, _LONGEST_PAUSE * self._pause)
+                pause = min(2 * pause, self._longest_pause)
 
     def finish(self) -> None:
         """Have `run` come to its end."""

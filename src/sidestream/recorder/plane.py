@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_PAUSE = 0.05
-"""Seconds between batches, unless much waits: traces come later by that, and cost much less."""
-_PAUSE_IN_MEMORY = 0.005
+_PAUSES = 0.05, 0.25
+"""Seconds between batches, unless much waits, at first and at most: traces come later by that, and cost much less."""
+_PAUSES_IN_MEMORY = 0.005, 0.005
 _KEEP_HOUSE_EVERY = 60.0
 _CLEAR_MEMORY_EVERY = 0.25
 
@@ -69,8 +69,8 @@ class Plane:
         self._source = source
         self._retention = retention
         self._deliverers = {sink.name: Deliverer(sink, shelf.store, shelf.call, keys) for sink in sinks}
-        pause = _PAUSE_IN_MEMORY if isinstance(source, Memory) else _PAUSE
-        self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived, pause)
+        pauses = _PAUSES_IN_MEMORY if isinstance(source, Memory) else _PAUSES
+        self._ingestion = Ingestion(source, shelf, PROVIDERS, sinks, self._stored, arrived, *pauses)
         self.feed = Feed()
         self.under_way = UnderWay(source, self._ingestion, desk, PROVIDERS) if desk is not None else None
         self._announcing: asyncio.Task[None] | None = None

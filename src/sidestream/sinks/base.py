@@ -7,23 +7,19 @@ holds no queue: deliveries are rows of the store, and when what is tried again i
 
 from __future__ import annotations
 
-import random
-import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
 from sidestream.errors import Ambiguous
-from sidestream.traces.model import Reading, Unit
+from sidestream.traces.model import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sidestream.options import Secret
     from sidestream.traces.model import Message, Turn
-
-_MEASURED_PER_LEVEL = 2_000
 
 
 class Found(NamedTuple):
@@ -87,34 +83,6 @@ class Sink(ABC):
         more, and `Ambiguous` when it cannot be told, as by default: such a turn is parked until a person decides.
         """
         raise Ambiguous("the sink cannot tell what has arrived")
-
-
-def memory_of(said: Turn | Reading) -> int:
-    """About how many bytes of memory the messages and the metadata of `said` hold.
-
-    Strings are not looked into, so megabytes of base64 cost nothing to measure. As this runs on the event loop,
-    at most 2,000 values of each level of nesting are looked at, evenly spaced; each then stands for its neighbours.
-    """
-    turn = said.turn() if isinstance(said, Reading) else said
-    level: list[Any] = [turn.messages, turn.metadata]
-    total = weight = 1.0
-    while level:
-        if len(level) > _MEASURED_PER_LEVEL:
-            step = len(level) // _MEASURED_PER_LEVEL + 1
-            weight *= step
-            level = level[random.randrange(step) :: step]  # noqa: S311 (so that nobody can hide behind the steps)
-        total += weight * sum(map(sys.getsizeof, level))
-        below: list[Any] = []
-        for value in level:
-            if type(value) is str:  # most are
-                continue
-            if isinstance(value, dict):
-                below += value
-                below += value.values()
-            elif isinstance(value, list):
-                below += value
-        level = below
-    return int(total)
 
 
 def encoded(messages: Iterable[Message], encode: Callable[[Message], bytes] = msgspec.json.encode) -> bytes:

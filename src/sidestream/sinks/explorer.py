@@ -24,7 +24,7 @@ from yarl import URL
 from sidestream.errors import Ambiguous, Retryable, Unauthorized, Undeliverable, UpstreamFailed
 from sidestream.options import Duration, Secret
 from sidestream.sinks import explorer_replies as replies
-from sidestream.sinks.base import Found, Sink, memory_of
+from sidestream.sinks.base import Found, Sink
 from sidestream.sinks.explorer_appends import Appends
 from sidestream.sinks.explorer_list import Search
 from sidestream.sinks.explorer_push import append_body, push_body
@@ -235,7 +235,7 @@ def _nothing() -> None:
 
 async def _body(turn: Turn, attempt: int, unit: Unit) -> bytes:
     try:
-        if memory_of(turn) < _IN_THREAD_FROM:
+        if turn.weight < _IN_THREAD_FROM:
             return _encoded(turn, attempt, unit)
         return await asyncio.to_thread(_encoded, turn, attempt, unit)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -72,6 +72,8 @@ def _place(turn: Turn) -> dict[str, Any]:
 def _facts(turn: Turn) -> dict[str, Any]:
     """What is worth a look at each turn, and small."""
     facts = {key: turn.metadata[key] for key in _SHOWN_FACTS if turn.metadata.get(key) is not None}
+    if len(msgspec.json.encode(facts)) <= _LARGEST_FACT:  # as nearly always
+        return facts
     return {key: fact for key, fact in facts.items() if len(msgspec.json.encode(fact)) <= _LARGEST_FACT}
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sidestream.errors import SidestreamError
 from sidestream.sinks import policy as rules
-from sidestream.sinks.base import memory_of
 from sidestream.store.rows import State
 from sidestream.traces.model import Unit
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from sidestream.traces.model import Turn
 
 _MOST_BYTES = 1 << 20
-"""About how much of memory the turns of one lane may take that are claimed at once."""
+"""About how much the turns of one lane may have together that are claimed at once (`Turn.weight`)."""
 
 
 class Store(Protocol):
@@ -179,12 +178,12 @@ class Visits:
             return
         if head.delivery.attempts > 1:
             return
-        remotes, size = {head.turn.remote}, memory_of(head.turn)
+        remotes, size = {head.turn.remote}, head.turn.weight
         for delivery in self._store.following(head.delivery, most - 1):
             turn = self._turn(delivery)
             if isinstance(turn, Exception):  # it is buried where it is the head
                 return
-            size += memory_of(turn)
+            size += turn.weight
             if size > _MOST_BYTES or (turn.remote is not None and turn.remote in remotes):
                 return
             remotes.add(turn.remote)

@@ -36,6 +36,8 @@ class Contents:
     def __init__(self, database: Database, packer: Packer) -> None:
         self.added = 0
         """Bytes of all that was ever put in here, packed; what has gone since is not taken off."""
+        self.given = 0
+        """Bytes of all texts that were ever read."""
         self._database = database
         self._packer = packer
         self._known: dict[bytes, int] = {}
@@ -58,7 +60,15 @@ class Contents:
 
     def get(self, number: int) -> bytes:
         """The text; `LookupError` if it is not there, or damaged."""
-        return b"".join(piece if isinstance(piece, bytes) else self._part(piece) for piece in self._read(number))
+        found = self._database.rows("SELECT content FROM contents WHERE id = ?", number)
+        return self.text(number, found[0][0] if found else None)
+
+    def text(self, number: int, blob: bytes | None) -> bytes:
+        """The same, of a row that was read together with others; None where it is not there."""
+        pieces = self._unpacked(number, blob)
+        text = b"".join(piece if isinstance(piece, bytes) else self._part(piece) for piece in pieces)
+        self.given += len(text)
+        return text
 
     def outline(self, blob: bytes) -> bytes:
         """A stored text with a 0 for each part that is a content of its own, whether that is there or not.
@@ -102,17 +112,17 @@ class Contents:
 
     def _part(self, number: int) -> bytes:
         """One piece of bytes, for parts have no parts."""
-        match self._read(number):
+        found = self._database.rows("SELECT content FROM contents WHERE id = ?", number)
+        match self._unpacked(number, found[0][0] if found else None):
             case [bytes(data)]:
                 return data
         raise LookupError(f"content {number} is damaged")
 
-    def _read(self, number: int) -> list[bytes | int]:
-        found = self._database.rows("SELECT content FROM contents WHERE id = ?", number)
-        if not found:
+    def _unpacked(self, number: int, blob: bytes | None) -> list[bytes | int]:
+        if blob is None:
             raise LookupError(f"there is no content {number}")
         try:
-            return _pieces(self._packer.expand(found[0][0]))
+            return _pieces(self._packer.expand(blob))
         except ValueError as error:
             raise LookupError(f"content {number} is damaged") from error
 

@@ -80,6 +80,11 @@ class Dispatch:
 
         Of an ambiguous delivery, where to look for what was sent (`Turn.remote`).
         """
+        before = self._turns.given
+        turn = self._turn(delivery, unit)
+        return replace(turn, weight=turn.weight or self._turns.given - before)
+
+    def _turn(self, delivery: Delivery, unit: Unit) -> Turn:
         if unit is Unit.EXCHANGE:
             return self._whole(delivery.sequence)
         if unit is Unit.TURN:
@@ -88,7 +93,7 @@ class Dispatch:
         if delivery.ambiguous:
             turn = self._turns.turn(delivery.sequence)
             return replace(turn, remote=delivery.remote, told_until=delivery.told_until or 0)
-        return self._behind(delivery, self._turns.about(delivery.sequence))
+        return self._behind(delivery, *self._turns.about(delivery.sequence))
 
     def _whole(self, sequence: int) -> Turn:
         """The exchange by itself, with all that it sent along; of one that was not captured, what its run says."""
@@ -97,7 +102,7 @@ class Dispatch:
         if last is None or last.rule not in PUSHES:
             return self._reading(sequence).turn()
         said = [self._turns.said(step.sequence) for step in (last, *path)]
-        messages = [*self._turns.system(sequence), *(message for each in reversed(said) for message in each)]
+        messages = [*self._turns.system(last), *(message for each in reversed(said) for message in each)]
         turn = self._turns.turn(sequence)
         return replace(turn, messages=messages, trace=turn.id, number=1)
 
@@ -117,11 +122,11 @@ class Dispatch:
         )
         if earlier:
             return self._turns.said(step.sequence, answer_only=True)
-        return [*(self._turns.system(step.sequence) if self._is_root(step) else []), *turn.messages]
+        return [*(self._turns.system(step) if self._is_root(step) else []), *turn.messages]
 
-    def _behind(self, delivery: Delivery, turn: Turn) -> Turn:
+    def _behind(self, delivery: Delivery, turn: Turn, step: Step) -> Turn:
         """What is to be put behind what the sink has of the turn's trace, or what a trace there is to begin with."""
-        way = self._way(delivery)
+        way = self._way(delivery, step)
         told = way.told
         if told is None:
             messages, until = _stamped([*self._beginning(way.steps[0]), *self._new(delivery, way)], 0)
@@ -135,10 +140,10 @@ class Dispatch:
         origin = Origin(kind="branch", trace=turn.trace, turn=told.id, number=number, path=path)
         return replace(turn, messages=messages, told_until=until, origin=origin)
 
-    def _way(self, delivery: Delivery) -> _Way:
+    def _way(self, delivery: Delivery, last: Step) -> _Way:
         """Back from the turn to the nearest that the sink was told."""
         steps: list[Step] = []
-        for step in self._turns.path(delivery.sequence):
+        for step in self._turns.path(delivery.sequence, last):
             attempts = self._told(delivery, step.retry_of or step.sequence)
             itself = [attempt for attempt in attempts if attempt.sequence == step.sequence]
             if not itself:
@@ -182,7 +187,7 @@ class Dispatch:
         """What comes before the first turn that is known."""
         root = self._is_root(step)
         cut = not root and step.parent is not None and self._rule(step) not in BEGINNINGS
-        system = self._turns.system(step.sequence) if root or cut else []
+        system = self._turns.system(step) if root or cut else []
         before = [*system, *([_note("what was said before has been removed")] if cut else [])]
         return [(message, step.started_at) for message in before]
 

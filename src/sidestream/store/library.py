@@ -147,14 +147,17 @@ class Library:
         return self._deliveries.counts()
 
     def _messages(self, sequence: int, turn: TurnSummary) -> TurnMessages:
-        said = self._turns.said(sequence)
+        step = next(self._turns.path(sequence), None)
+        if step is None:
+            raise LookupError(f"there is no turn {sequence}")
+        asked, answer = self._turns.asked_and_answered(sequence)
         changed = self._turns.changes(sequence)
-        shows_system = self._turns.begins(sequence) or "system" in changed
+        shows_system = self._turns.begins(step) or "system" in changed
         return TurnMessages(
             turn=turn,
-            system=self._turns.system(sequence) if shows_system else [],
-            messages=said,
-            answered=len(self._turns.said(sequence, answer_only=True)),
+            system=self._turns.system(step) if shows_system else [],
+            messages=[*asked, *answer],
+            answered=len(answer),
             facts=self._turns.facts(sequence),
             changed=changed,
         )

@@ -13,7 +13,7 @@ from sidestream.traces.conversation import BEGINNINGS, CHILDREN, PUSHES, Rule
 from sidestream.traces.model import Message, Origin, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sidestream.store.contents import Contents
     from sidestream.store.database import Database
@@ -28,6 +28,15 @@ _WITH_SYSTEM: Final = BEGINNINGS - {Rule.EXTENDS_EARLIER}
 
 _NOT_COMPARED: Final = ", ".join(f"'{rule}'" for rule in sorted({*CHILDREN, Rule.CONTINUES_THREAD}))
 """The rules of turns whose system prompt and tools are another's affair: a child's, or kept by the provider."""
+_STEP: Final = "sequence, id, rule, parent, retry_of, turns.started_at, ended_at, system"
+_ON_THE_WAY: Final = f"SELECT {_STEP} FROM turns JOIN exchanges USING (sequence) WHERE sequence = ?"
+_ABOUT: Final = (
+    f"SELECT {_STEP}, dataset, trace, title, facts FROM turns JOIN exchanges USING (sequence) WHERE sequence = ?"
+)
+_SAID: Final = (
+    "SELECT message, said.content, contents.content FROM said LEFT JOIN contents"
+    " ON contents.id = said.content WHERE sequence = ?"
+)
 
 
 class Step(NamedTuple):
@@ -41,6 +50,8 @@ class Step(NamedTuple):
     retry_of: int | None
     started_at: float
     ended_at: float
+    system: int | None
+    """The content that is its system prompt."""
 
 
 class Turns:
@@ -51,52 +62,58 @@ class Turns:
         self._contents = contents
         self._packer = Packer()
 
+    @property
+    def given(self) -> int:
+        """Bytes of all that turns were ever said here to have added, as JSON."""
+        return self._contents.given
+
     def turn(self, sequence: int) -> Turn:
         """What a turn added; `LookupError` if it is not there."""
-        turn = self.about(sequence)
-        system = self.system(sequence) if turn.rule in _WITH_SYSTEM else []
+        turn, step = self.about(sequence)
+        system = self.system(step) if self.begins(step) else []
         return replace(turn, messages=[*system, *self.said(sequence)])
 
-    def about(self, sequence: int) -> Turn:
-        """The same without its messages."""
-        found = self._database.rows(
-            "SELECT id, dataset, trace, rule, parent, retry_of, title, facts FROM turns JOIN exchanges USING (sequence)"
-            " WHERE sequence = ?",
-            sequence,
-        )
+    def about(self, sequence: int) -> tuple[Turn, Step]:
+        """The same without its messages, and as a step on the way."""
+        found = self._database.rows(_ABOUT, sequence)
         if not found:
             raise LookupError(f"there is no turn {sequence}")
-        identity, dataset, trace, rule, parent, retry_of, title, packed = found[0]
-        begins = trace == identity and parent is None and retry_of is None and rule not in PUSHES
+        *columns, dataset, trace, title, packed = found[0]
+        step = _step(columns)
+        begins = trace == step.id and step.parent is None and step.retry_of is None and step.rule not in PUSHES
         title, origin = (title, None) if begins else self._beginning(trace)
         changed = [] if begins else self.changes(sequence)
-        return Turn(
-            id=identity,
+        turn = Turn(
+            id=step.id,
             dataset=dataset,
             messages=[],
             metadata=self._facts(sequence, packed) | ({"changed": changed} if changed else {}),
             trace=trace,
             number=self.number(sequence),
-            rule=rule,
+            rule=str(step.rule),
             title=title,
             origin=origin,
         )
+        return turn, step
 
-    def path(self, sequence: int) -> Iterator[Step]:
-        """A turn, the one it follows, and so on to the beginning of its trace, as far as they are kept."""
+    def path(self, sequence: int, first: Step | None = None) -> Iterator[Step]:
+        """A turn, the one it follows, and so on to the beginning of its trace, as far as they are kept.
+
+        `first` is its own step, where that has been read.
+        """
         at: int | None = sequence
         for _ in range(_LONGEST_PATH):
-            found = self._database.rows(
-                "SELECT sequence, id, rule, parent, retry_of, turns.started_at, ended_at FROM turns"
-                " JOIN exchanges USING (sequence) WHERE sequence = ?",
-                at,
-            )
-            if not found:
-                return
-            number, identity, rule, parent, retry_of, *times = found[0]
-            yield Step(number, identity, Rule(rule), parent, retry_of, *times)
+            if first is None:
+                found = self._database.rows(_ON_THE_WAY, at)
+                if not found:
+                    return
+                first = _step(found[0])
+            step, first = first, None
+            yield step
+            rule, parent, retry_of = step.rule, step.parent, step.retry_of
             if retry_of is not None:
-                rule = next(iter(self._database.rows("SELECT rule FROM turns WHERE sequence = ?", retry_of)), [rule])[0]
+                found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", retry_of)
+                rule = Rule(found[0][0]) if found else rule
             if rule in BEGINNINGS or parent is None:
                 return
             at = parent
@@ -104,24 +121,22 @@ class Turns:
     def said(self, sequence: int, *, answer_only: bool = False) -> list[Message]:
         """The messages that a turn added."""
         wanted = f" AND message = {ANSWER}" if answer_only else ""
-        found = self._database.rows(
-            f"SELECT content FROM said WHERE sequence = ?{wanted} ORDER BY place",
-            sequence,
-        )
-        return [msgspec.json.decode(self._contents.get(content)) for (content,) in found]
+        return [message for _, message in self._said(sequence, wanted)]
 
     def asked_and_answered(self, sequence: int) -> tuple[list[Message], list[Message]]:
         """The same, apart."""
-        found = self._database.rows("SELECT message, content FROM said WHERE sequence = ? ORDER BY place", sequence)
         both = list[Message](), list[Message]()
-        for message, content in found:
-            both[message == ANSWER].append(msgspec.json.decode(self._contents.get(content)))
+        for place, message in self._said(sequence):
+            both[place == ANSWER].append(message)
         return both
 
-    def system(self, sequence: int) -> list[Message]:
+    def system(self, step: Step) -> list[Message]:
         """The system prompt of a call, as one message, or none."""
-        found = self._database.rows("SELECT system FROM turns WHERE sequence = ? AND system IS NOT NULL", sequence)
-        return list(msgspec.json.decode(self._contents.get(found[0][0]))) if found else []
+        return list(msgspec.json.decode(self._contents.get(step.system))) if step.system is not None else []
+
+    def _said(self, sequence: int, wanted: str = "") -> Iterator[tuple[int, Message]]:
+        for message, number, blob in self._database.rows(f"{_SAID}{wanted} ORDER BY place", sequence):
+            yield message, msgspec.json.decode(self._contents.text(number, blob))
 
     def number(self, sequence: int) -> int:
         """A turn's place among those of its trace, from 1."""
@@ -151,10 +166,10 @@ class Turns:
         )
         return [name for name, differs in zip(("system", "tools"), found[0], strict=True) if differs] if found else []
 
-    def begins(self, sequence: int) -> bool:
+    @staticmethod
+    def begins(step: Step) -> bool:
         """Whether a run begins with this turn, and so with its system prompt. A branch shares it with what it left."""
-        found = self._database.rows("SELECT rule FROM turns WHERE sequence = ?", sequence)
-        return bool(found) and found[0][0] in _WITH_SYSTEM
+        return step.rule in _WITH_SYSTEM
 
     def origin(self, trace: str) -> Origin | None:
         """Where a trace left another one, or was called from."""
@@ -204,3 +219,8 @@ class Turns:
         identity, trace, title, rule, parent = found[0]
         above = parent if rule in BEGINNINGS else None
         return title or trace, above, identity, trace, self.number(turn)
+
+
+def _step(columns: Sequence[Any]) -> Step:
+    sequence, identity, rule, *rest = columns
+    return Step(sequence, identity, Rule(rule), *rest)

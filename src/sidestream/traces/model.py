@@ -59,7 +59,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         """The exchange by itself, with all of its history."""
         said = [*self.asked, *([self.answer] if self.answer is not None else [])]
         messages = [*self.system, *(message for each in said for message in each.shown)]
-        return Turn(id=self.id, dataset=self.dataset, messages=messages, metadata=self.metadata, trace=self.id)
+        return Turn(
+            id=self.id,
+            dataset=self.dataset,
+            messages=messages,
+            metadata=self.metadata,
+            trace=self.id,
+            weight=self.weight,
+        )
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +105,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """Where the trace left another one, or was called from."""
     remote: str | None = None
     """For `Unit.TRACE`: what the destination calls the trace that this is to be appended to; None for a new one."""
+    weight: int = 0
+    """About how many bytes its messages have as JSON, or take in memory; 0 where nobody has counted."""
     told_until: int = 0
     """For `Unit.TRACE`: the time of the last of `messages`, in microseconds since 1970. Each has a ``timestamp``."""
 

@@ -29,6 +29,8 @@ _PAUSE: Final = 0.25
 """Seconds between two words on the progress of one turn, at least."""
 _UNPLACED: Final = 1.0
 """Seconds after which a turn is told of, though nobody can say yet where it belongs: its request takes that long."""
+_LOOKED_UP: Final = 16
+"""Ends that are looked up in one visit to the library: somebody may wait for a page meanwhile."""
 _MOST_AT_ONCE: Final = 256
 """Ends that may wait to be told; where there are more, all are told to look for themselves."""
 
@@ -106,8 +108,7 @@ class Announcer:
                 if self._ended:  # they come first, and the others after them
                     return
                 await self._tell_of(glimpse)
-        for exchange in self._told.keys() - self._open.keys() - self._ended.keys():
-            await self._tell_end(exchange)
+        await self._tell_that_ended([*(self._told.keys() - self._open.keys() - self._ended.keys())])
 
     async def _tell_ends(self) -> None:
         ended, self._ended = self._ended, {}
@@ -116,17 +117,21 @@ class Announcer:
                 self._told.pop(exchange, None)
             self._feed.reset()
             return
-        for exchange in ended:
-            await self._tell_end(exchange)
+        await self._tell_that_ended(list(ended))
 
-    async def _tell_end(self, exchange: str) -> None:
+    async def _tell_that_ended(self, exchanges: list[str]) -> None:
+        for start in range(0, len(exchanges), _LOOKED_UP):
+            some = exchanges[start : start + _LOOKED_UP]
+            for exchange, found in zip(some, await self._desk.look(_summaries, some), strict=True):
+                self._tell_end(exchange, found)
+
+    def _tell_end(self, exchange: str, found: tuple[RunSummary, TurnSummary] | None) -> None:
         told = self._told.pop(exchange, None)
         runs = {told.run} if told is not None and told.run is not None else set()
-        try:
-            run, turn = await self._desk.look(_summaries, exchange)
-        except LookupError:  # abandoned, not to be understood, or removed again
+        if found is None:  # abandoned, not to be understood, or removed again
             self._feed.publish("gone", {"id": exchange}, dataset=told.dataset if told else None, runs=runs)
             return
+        run, turn = found
         runs |= {run.id, exchange} | ({run.parent} if run.parent is not None else set())
         self._feed.publish("ended", {"run": run, "turn": turn}, dataset=run.dataset, runs=runs)
 
@@ -164,6 +169,13 @@ class Announcer:
         self._feed.publish("progress", progress, dataset=told.dataset, runs={told.run, glimpse.begin.id})
 
 
-def _summaries(library: Library, exchange: str) -> tuple[RunSummary, TurnSummary]:
-    turn = library.turn(exchange).turn
-    return library.summary(turn.run), turn
+def _summaries(library: Library, exchanges: list[str]) -> list[tuple[RunSummary, TurnSummary] | None]:
+    """The turns of these exchanges, and their runs, in lines; None for what is not there."""
+    found: list[tuple[RunSummary, TurnSummary] | None] = []
+    for exchange in exchanges:
+        try:
+            turn = library.turn_summary(exchange)
+            found.append((library.summary(turn.run), turn))
+        except LookupError:
+            found.append(None)
+    return found

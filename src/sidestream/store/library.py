@@ -100,6 +100,10 @@ class Library:
         """What one turn added."""
         return self._messages(*self._runs.turn(exchange))
 
+    def turn_summary(self, exchange: str) -> TurnSummary:
+        """The same in a line."""
+        return self._runs.turn(exchange)[1]
+
     def origin(self, run: str) -> Origin | None:
         """Where a run left another one, or was called from."""
         return self._turns.origin(run)

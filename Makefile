@@ -49,7 +49,7 @@ bench: $(VENV)/.dev  ## what relaying and tracing cost, beside nginx and what el
 bench-pages: $(VENV)/.dev  ## how long the viewer takes with 100,000 turns; ten minutes at first, then five, prints a table
 	@PYTHONPATH=tests $(BIN)/python bench/pages.py
 
-bench-recorder: $(VENV)/.dev  ## what it costs to read and understand an exchange, by stage; a minute, prints a table
+bench-recorder: $(VENV)/.dev  ## what an exchange costs to read, understand, store and claim, by stage; a minute, prints a table
 	@PYTHONPATH=tests $(BIN)/python bench/understanding.py
 
 soak: $(VENV)/.dev  ## 1,000 streams at once for ten minutes (SECONDS=60): each byte, each trace, and memory

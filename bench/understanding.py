@@ -1,7 +1,8 @@
-"""What it costs to read journals and to understand what is in them: CPU per exchange and per event, by stage.
+"""What it costs to read journals, to understand, store and claim what is in them: CPU per exchange and event, by stage.
 
 Exchanges are what a load test sends: requests of 1 KB, answered by 2 KB of JSON or by streams in chunks of one event;
-and calls of a run of 40 turns, whose history is the same but for the latest turn. No store and no sink is part of it.
+and calls of a run of 40 turns, whose history is the same but for the latest turn. The store is a file of its own for
+each round; sixteen turns at a time are claimed for an Explorer and made into requests to it, which nobody sends.
 ``python bench/understanding.py`` takes some seconds; it prints the best of several rounds, in microseconds of CPU.
 """
 
@@ -21,20 +22,31 @@ from sidestream.ids import new_id
 from sidestream.providers import PROVIDERS
 from sidestream.providers.sse import Decoder
 from sidestream.recorder.ingestion import understood
+from sidestream.sinks import policy as rules
+from sidestream.sinks.base import Found
+from sidestream.sinks.explorer_push import push_body
+from sidestream.sinks.policy import Policy
+from sidestream.sinks.visits import Pick, Visit, Visits
 from sidestream.store.reading import Journals
+from sidestream.store.rows import Item, Lane
 from sidestream.store.segments import Appender
+from sidestream.store.store import Store
 from sidestream.traces.entries import Begin, End, Head, Kind
-from sidestream.traces.measures import measure
+from sidestream.traces.model import Unit
 from sidestream.traces.prices import cost_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidestream.store.rows import Delivery
     from sidestream.traces.record import Record
 
 T = TypeVar("T")
 
 COUNT: Final = 200
+SINK: Final = "explorer"
+CLAIMED: Final = 16
+LANE: Final = Lane("f" * 32, "bench")
 ROUNDS: Final = 5
 EVENTS: Final = (50, 500)
 MODEL: Final = "claude-sonnet-4-5-20250929"
@@ -180,13 +192,35 @@ def stages(folders: Sequence[Path]) -> dict[str, float]:
         "read and gathered": best(read, folders),
         "understood": best(lambda these: [understood(each, PROVIDERS) for each in these], records),
     }
-    readings = [[reading for reading, _ in (understood(each, PROVIDERS) for each in these)] for these in records]
+    stores = [Store.open(folder.with_name(f"{folder.name}.db")) for folder in folders]
+    items = [[Item(each, understood(each, PROVIDERS)[0], None, [SINK]) for each in these] for these in records]
+    found["stored"] = best(lambda both: both[0].commit(both[1]), list(zip(stores, items, strict=True)))
+    found["claimed and told"] = best(claim, stores)
+    for store in stores:
+        store.close()
     bodies = [[b"".join(each.response_chunks) for each in these] for these in records]
-    found["measured"] = best(lambda these: [measure(each.metadata, answered=True) for each in these if each], readings)
     found["in all"] = sum(found.values())
     found["  events from bytes"] = best(lambda these: [Decoder().feed(each) for each in these], bodies)
     found["  cost"] = best(lambda these: [cost_of(MODEL, USAGE, 1_790_000_000.0, "anthropic") for _ in these], bodies)
     return found
+
+
+def claim(store: Store) -> None:
+    """Claim all there is, as the engine of a sink does to which all of it arrives."""
+    visits = Visits(SINK, Unit.TRACE, store, time.time, Policy())
+    settled: list[Delivery] = []
+    count = 0
+    while True:
+        visit = Visit(settled, 0.0, picks=[Pick(LANE, "", None)], most=CLAIMED)
+        heads = visits.pay(visit).heads
+        if not heads or heads[0].delivery is None or heads[0].turn is None:
+            break
+        settled = []
+        for delivery, turn in [(heads[0].delivery, heads[0].turn), *heads[0].following]:
+            push_body(turn, {}, Unit.TRACE)
+            count += 1
+            rules.looked(delivery, Found(f"{count:032}"), time.time(), Policy())
+            settled.append(delivery)
 
 
 def main() -> int:

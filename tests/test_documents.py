@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -141,9 +140,7 @@ def test_aliases_cannot_multiply(file: Path) -> None:
     """A billion laughs ends after ten thousand."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    started = time.monotonic()
     assert problems_of(file, "\n".join(lines)) == ["more than 10000 values, aliases counted as often as they are used"]
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import jiter
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effort import effort
 from sidestream.providers.cut_json import parse_cut
 from sidestream.providers.jsons import UNREADABLE
 
@@ -70,15 +70,16 @@ def test_what_follows_a_value_is_ignored() -> None:
     assert [parse_cut("12]}"), parse_cut('"a" b'), parse_cut("{} {}")] == [12, "a", {}]
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("document", ["[" * 20_000_000, '{"a":' * 2_000_000, "[" + "1," * 5_000_000])
 def test_what_is_made_to_be_slow_ends_early(document: str) -> None:
-    begun = time.perf_counter()
     assert parse_cut(document) is not UNREADABLE
-    assert time.perf_counter() - begun < 5
 
 
-def test_cut_json_takes_linear_time() -> None:
-    document = json.dumps([{"text": "x\n" * 50_000, "list": list(range(100))} for _ in range(100)])[:-3]
-    begun = time.perf_counter()
-    assert len(parse_cut(document, keep_strings=True)) == 100
-    assert time.perf_counter() - begun < 2
+def test_twice_as_much_cut_json_is_twice_the_work() -> None:
+    item = {"text": "x\n" * 50_000, "list": list(range(100))}
+    once, twice = (json.dumps([item] * count)[:-3] for count in (10, 20))
+    assert len(parse_cut(once, keep_strings=True)) == 10
+    assert effort(lambda: parse_cut(twice, keep_strings=True)) < 2.1 * effort(
+        lambda: parse_cut(once, keep_strings=True)
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,13 +118,12 @@ def test_an_image_by_itself_is_the_same_as_one_in_a_message(database: Database, 
     assert 2 == rows(database, "contents")
 
 
+@pytest.mark.timeout(30)
 def test_a_text_of_many_runs_that_are_almost_long_enough_is_looked_through_quickly(
     database: Database, contents: Contents
 ) -> None:
     text = (b'"' + b"A" * 4095) * 2000
-    began = time.perf_counter()
     put(database, contents, text)
-    assert time.perf_counter() - began < 5  # 8 MB; a search from each byte would take a minute
 
 
 def test_the_size_is_that_of_all_contents(database: Database, contents: Contents) -> None:

@@ -236,7 +236,7 @@ REFUSED = [
     _framing("length in a trailer", chunks(b"1\r\nx\r\n0\r\nContent-Length: 5\r\n\r\n")),
     _framing("coding in a trailer", chunks(b"1\r\nx\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n")),
     _framing("trailer without a colon", chunks(b"1\r\nx\r\n0\r\nX\r\n\r\n")),
-    Refused("a trailer too long", chunks(b"0\r\nX: " + b"a" * 70_000 + b"\r\n\r\n")),
+    Refused("a trailer too long", chunks(b"0\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"), 400, "bad_request_body"),
     Refused("100,000 trailers", chunks(b"0\r\n" + b"X: a\r\n" * 100_000 + b"\r\n")),
     Refused("an extension of 1 MB", chunks(b"1;" + b"a" * (1 << 20) + b"\r\nx\r\n" + END), 400, "bad_request_body"),
     Refused("100,000 extensions", chunks(b"1;aaaaaaaa=b\r\nx\r\n" * 100_000 + END), 400, "bad_request_body"),

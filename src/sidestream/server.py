@@ -22,7 +22,7 @@ from sidestream.errors import GatewayError
 from sidestream.processes import listening
 from sidestream.tasks import spawn
 from sidestream.wire.routes import OTHER_VERSION, SPOKEN_HERE
-from sidestream.wire.sockets import bound_unsent
+from sidestream.wire.sockets import bound_unsent, closed_by_peer
 
 if TYPE_CHECKING:
     import socket
@@ -48,10 +48,14 @@ _HEAD_TIMEOUT = 30.0
 """Seconds from the first byte of a request's head to its last."""
 _HEAD = 1 << 19
 """Bytes of a head, at least, before it is refused: more than one read, since a body may come in the same."""
-_FRAMING = 1 << 16
+_FRAMING = 1 << 14
 _FRAMING_PER_BYTE = 1
 """A chunked body may have so many bytes of framing, and so many more per byte of content. Chunks of a byte need five:
 each costs as much as one of a thousand."""
+_SLICE = 1 << 12
+"""Bytes of a chunked body that are parsed before somebody looks at what they were: a read has up to 256,000."""
+_FINE = 8
+"""The share of a slice, one of so many, that is framing where chunks are so small that others are to have a turn."""
 _AHEAD = 1 << 22
 """Bytes of further requests that may come while one is being answered."""
 _PARTING = 2.0
@@ -65,6 +69,7 @@ _UNSENT = 1 << 17
 one who does not read."""
 _NO_HEAD = b"\0"
 """What no head may contain: it ends the parser's wait for the rest of one."""
+_NOTHING = memoryview(b"")
 _ANYWHERE = URL("/*")
 """Where a request goes whose target is no path: to no route, and so to an answer of ours instead of aiohttp's."""
 
@@ -75,10 +80,25 @@ class FrontDoor(web.RequestHandler):
     When aiohttp starts to shut down, it leaves idle connections open but stops serving them: a pooled client that used
     one would wait for nothing. Here they are closed at once.
 
-    A read costs an addition and a comparison. Only every so many bytes somebody looks at what they were.
+    A read costs an addition and a comparison. Only every so many bytes somebody looks at what they were; in a chunked
+    body, after each slice.
     """
 
-    __slots__ = ("_ahead_from", "_app", "_content", "_doors", "_idle", "_leaving", "_refusal", "_room", "_taken")
+    __slots__ = (
+        "_ahead_from",
+        "_app",
+        "_chunked",
+        "_content",
+        "_doors",
+        "_full",
+        "_idle",
+        "_leaving",
+        "_refusal",
+        "_rest",
+        "_room",
+        "_taken",
+        "_turn",
+    )
 
     def __init__(self, app: web.Application, doors: Doors, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -87,6 +107,10 @@ class FrontDoor(web.RequestHandler):
         self._idle = True
         self._leaving = False
         self._content: StreamReader = EMPTY_PAYLOAD
+        self._chunked = False
+        self._full = False
+        self._rest = _NOTHING
+        self._turn: asyncio.Handle | None = None
         self._taken = 0
         self._room = _HEAD
         self._ahead_from: int | None = None
@@ -114,15 +138,34 @@ class FrontDoor(web.RequestHandler):
             self._idle = False
             self._taken, self._room = 0, _HEAD
             self._doors.expected(self)
-        if self._taken > self._room and not self._bearable():
-            return
-        self._taken += len(data)
-        super().data_received(data)
+        if self._rest and data:
+            self._rest = memoryview(bytes(self._rest) + data)
+            self._wait_a_turn()
+        elif len(data) > _SLICE and self._portion(data) < len(data):
+            self._rest = memoryview(data)
+            self._hand_on()
+        elif self._taken <= self._room or self._bearable():
+            self._taken += len(data)
+            super().data_received(data)
 
-    def begun(self, content: StreamReader) -> None:
+    def pause_reading(self) -> None:
+        """Read no more until the body's reader has caught up."""
+        self._full = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on; aiohttp says so for each piece that its reader takes, whether or not reading has paused."""
+        if self._full:
+            self._full = False
+            super().resume_reading(resume_parser)
+            if self._turn is None:
+                self._hand_on()
+
+    def begun(self, content: StreamReader, *, chunked: bool) -> None:
         """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer."""
         self._idle = False
         self._content = content
+        self._chunked = chunked
         self._taken, self._room = 0, _FRAMING
         self._ahead_from = None
         self._doors.came(self)
@@ -130,6 +173,11 @@ class FrontDoor(web.RequestHandler):
     def head_overdue(self) -> None:
         """Refuse a request whose head does not come to an end."""
         self._refuse_head(GatewayError(408, "request_timeout", "the request's head did not arrive in time"))
+
+    def look_for_client(self) -> None:
+        """End a connection that nothing is read from any more, if its client has left before its answer."""
+        if self.transport is not None and not self._idle and closed_by_peer(self.transport):
+            self.transport.abort()
 
     @property
     def idle(self) -> bool:
@@ -163,12 +211,59 @@ class FrontDoor(web.RequestHandler):
         if self._idle and self.transport is not None:
             self.transport.close()
 
+    def _portion(self, data: bytes | memoryview) -> int:
+        """How much of a read the parser may see before somebody looks at what it was.
+
+        Of the first one, all of it: unless it brings a chunked body, or a head that is longer still.
+        """
+        if not self._content.is_eof():
+            return _SLICE if self._chunked else len(data)
+        if not self._doors.expects(self):
+            return len(data)
+        head, complete, _ = bytes(data[:_SLICE]).lstrip(b"\r\n").partition(b"\r\n\r\n")
+        return len(data) if complete and b"chunked" not in head.lower() else _SLICE
+
+    def _hand_on(self) -> None:
+        """Hand a read on by portions, as long as the body's reader keeps up.
+
+        Behind a head, and where chunks are fine, the next portion has to wait for the loop's next turn: what is in one
+        read can keep the parser busy for longer than everybody else should wait.
+        """
+        self._turn = None
+        transport, content = self.transport, self._content
+        if transport is None or transport.is_closing():
+            self._rest = _NOTHING
+        while self._rest and not self._full:
+            if self._taken > self._room and not self._bearable():
+                self._rest = _NOTHING
+                return
+            portion, before = self._portion(self._rest), content.total_bytes
+            data, self._rest = bytes(self._rest[:portion]), self._rest[portion:]
+            self._taken += portion
+            super().data_received(data)
+            if self._overframed():
+                return
+            fine = portion - (content.total_bytes - before) > portion // _FINE
+            if self._rest and (fine or self._doors.expects(self)):
+                self._wait_a_turn()
+                return
+        if not self._full:
+            super().resume_reading(resume_parser=False)
+
+    def _wait_a_turn(self) -> None:
+        """Hand the rest on later, and read no more before."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+        if self._turn is None and not self._full:
+            self._turn = asyncio.get_running_loop().call_soon(self._hand_on)
+
     def _bearable(self) -> bool:
         """Look at what has come, and refuse what is too much."""
         content = self._content
         if self._leaving:
             if self.transport is not None:
                 self.transport.pause_reading()
+                self._doors.deaf(self)
             return False
         if self._doors.expects(self):
             self._refuse_head(GatewayError(431, "head_too_large", "the request's head is too large"))
@@ -180,12 +275,20 @@ class FrontDoor(web.RequestHandler):
                 log.warning("request_refused", status=None, error="too_much_ahead")
                 self.take_no_more()
                 return False
-        elif self._taken - content.total_bytes > _FRAMING + _FRAMING_PER_BYTE * content.total_bytes:
-            content.set_exception(web.RequestPayloadError("more framing than body"))
-            content.feed_eof()
-            self.take_no_more()
+        elif self._overframed():
             return False
         self._room = self._taken + _LOOK_EVERY
+        return True
+
+    def _overframed(self) -> bool:
+        """Whether a body has more framing than it may have: then it is refused."""
+        content = self._content
+        if content.is_eof() or self._taken - content.total_bytes <= _FRAMING + _FRAMING_PER_BYTE * content.total_bytes:
+            return False
+        self._rest = _NOTHING
+        content.set_exception(web.RequestPayloadError("more framing than body"))
+        content.feed_eof()
+        self.take_no_more()
         return True
 
     def _refuse_head(self, error: GatewayError) -> None:
@@ -212,30 +315,26 @@ class FrontDoor(web.RequestHandler):
         error = self._refusal or GatewayError(status, "bad_request", "the request is not well-formed HTTP")
         if status >= 500:
             error = GatewayError(status, "internal_error", "the gateway failed")
-        return _Farewell(self, refuse(self._app, error))
+        self.take_no_more()
+        return refuse(self._app, error)
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer to its end; after the last one to somebody who may still be sending, wait until he has gone.
 
-class _Farewell(web.Response):
-    """A last answer, to somebody who may still be sending.
-
-    Closing a socket that holds unread bytes resets the connection, and the answer would be lost. So the client is told
-    that this was all, and has a moment to leave; what it sends meanwhile is thrown away.
-    """
-
-    def __init__(self, door: FrontDoor, answer: web.Response) -> None:
-        super().__init__(status=answer.status, headers=answer.headers, body=answer.body)
-        self._door = door
-        self.force_close()
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write the answer, and wait until the client has gone: `_PARTING` seconds at most."""
-        await super().write_eof(data)
-        self._door.take_no_more()
-        transport = self._door.transport
-        if transport is None or not transport.can_write_eof():
-            return
-        transport.write_eof()
-        await asyncio.sleep(_PARTING)  # cancelled as soon as the client has left
+        Closing a socket that holds unread bytes resets the connection, and the answer would be lost. So the client is
+        told that this was all, and has `_PARTING` seconds to leave; what it sends meanwhile is thrown away. Who means
+        harm has to wait as long until he can come again.
+        """
+        if self._leaving:
+            resp.force_close()
+        finished = await super().finish_response(request, resp, start_time)
+        transport = self.transport
+        if self._leaving and transport is not None and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+            await asyncio.sleep(_PARTING)  # cancelled as soon as the client has left
+        return finished
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -276,6 +375,8 @@ class Doors:
         """The longest there first."""
         self._expected: dict[FrontDoor, float] = {}
         """Connections with the beginning of a head, and since when: the oldest first."""
+        self._deaf: set[FrontDoor] = set()
+        """Connections that nothing is read from any more: they do not learn that their client has left."""
         self._parting: set[_TurnedAway] = set()
 
     def opened(self, server: asyncio.Server) -> None:
@@ -317,6 +418,7 @@ class Doors:
     def left(self, door: FrontDoor) -> None:
         """A connection has gone."""
         self._expected.pop(door, None)
+        self._deaf.discard(door)
         self._inside.pop(door, None)
         if self._full and len(self._inside) <= self._most * 0.9:
             self._full = False
@@ -341,14 +443,23 @@ class Doors:
         """A head is here, or is waited for no longer."""
         self._expected.pop(door, None)
 
+    def deaf(self, door: FrontDoor) -> None:
+        """Nothing more is read from a connection."""
+        self._deaf.add(door)
+
     async def watch(self, head_timeout: float) -> None:
-        """Refuse heads that take longer than so many seconds, and make room where there is none; to within a second."""
+        """Refuse heads that take longer than so many seconds, and make room where there is none; to within a second.
+
+        Of connections that nothing is read from, those end whose client has left.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(1.0, head_timeout / 4))
             overdue = loop.time() - head_timeout
             for door in [door for door, since in self._expected.items() if since < overdue]:
                 door.head_overdue()
+            for door in list(self._deaf):
+                door.look_for_client()
             if self._full:
                 self._make_room()
 
@@ -427,7 +538,7 @@ def _announce_requests(server: web.Server, doors: Doors) -> None:
     make_request = server.request_factory
 
     def begin(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        protocol.begun(payload)
+        protocol.begun(payload, chunked=message.chunked)
         if doors.retiring or message.upgrade:  # aiohttp loses what comes right behind an upgrade that it does not know
             message = message._replace(should_close=True)
         if message.path[0] != "/" or message.method == "CONNECT":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 
 from raw_requests import CANARY, END, PATH, REFUSED, RELAYED, Refused, Relayed, Seen, chunks, length, request
 from rawhttp import RawClient, connect, exchange
-from sidestream import create_app
+from sidestream import create_app, server
 from sidestream.processes import listening
 from sidestream.server import open_doors
 from sidestream.testing import ScriptedUpstream, gateway
@@ -35,6 +36,15 @@ async def lasting() -> AsyncIterator[tuple[str, ScriptedUpstream]]:
     """A gateway and its upstream for all requests of the tables."""
     async with ScriptedUpstream() as upstream, gateway(upstream.url) as url:
         yield url, upstream
+
+
+@contextlib.asynccontextmanager
+async def served(upstream: ScriptedUpstream, **options: Any) -> AsyncIterator[str]:
+    """A gateway whose doors have other `options`; yields its origin."""
+    config = {"sinks": [], "recorder": {"mode": "none"}, "upstreams": {"anthropic": {"url": upstream.url}}}
+    app = create_app(config, raw_request_bodies=True)
+    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, **options) as doors:
+        yield f"http://127.0.0.1:{doors.port}"
 
 
 def seen(upstream: ScriptedUpstream) -> list[Seen]:
@@ -137,20 +147,81 @@ async def test_who_sends_too_much_ahead_of_its_turn_is_answered_once_more(upstre
     assert 1 == len(upstream.requests)
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="needs Linux")
+async def test_who_sent_too_much_ahead_and_leaves_ends_the_upstream(upstream: ScriptedUpstream) -> None:
+    """Although nothing is read any more that could tell of it."""
+
+    async def never(_received: Received, connection: Connection) -> None:
+        await connection.closed_by_peer()
+
+    upstream.script = never
+    big = request(f"X: {'a' * 60_000}\r\n" * 8, method="GET")
+    with capture_logs() as logged:
+        async with served(upstream, head_timeout=0.1) as url, connect(url) as client, asyncio.timeout(30):
+            sending = asyncio.ensure_future(client.send(big * 200))
+            while not any(entry.get("error") == "too_much_ahead" for entry in logged):  # noqa: ASYNC110  # a log cannot be awaited
+                await asyncio.sleep(0)
+            sending.cancel()
+            client.reset()
+            await upstream.ended.wait()
+    assert 1 == len(upstream.requests)
+
+
+@pytest.mark.parametrize("size", [6, 20, 100, 3000, 50_000])
+async def test_chunks_are_relayed_whatever_their_size_and_what_comes_behind_them_is_too(
+    url: str, upstream: ScriptedUpstream, size: int
+) -> None:
+    """Hundreds of kilobytes in one write; so many small chunks are not parsed without a pause."""
+    body = bytes(range(256)) * 1200
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    async with connect(url) as client:
+        await client.send(chunks(framed + END) + length("4", b"next"))
+        assert [200, 200] == [(await client.answer()).status for _ in range(2)]
+    assert [Seen(body=body), Seen(body=b"next")] == seen(upstream)
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [chunks(b"1\r\nx\r\n" * 5000), b"\x16\x03" + b"a" * 600_000],
+    ids=["chunks of one byte", "not HTTP"],
+)
+async def test_who_is_refused_while_sending_can_read_why_and_is_not_listened_to(
+    url: str, monkeypatch: pytest.MonkeyPatch, flood: bytes
+) -> None:
+    """However much is sent: little is read of it."""
+    monkeypatch.setattr(server, "_PARTING", 0.2)
+    async with connect(url) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        await client.send(flood)
+        assert 400 == (await client.answer()).status
+        assert b"" == await client.reader.read()
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 1 << 30:
+                await client.send(bytes(1 << 16))
+                sent += 1 << 16
+        assert sent < 1 << 24
+
+
+async def test_who_never_sends_a_byte_has_a_deadline(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(server)["_OPTIONS"], "keepalive_timeout", 0.05)
+    async with served(upstream) as url, connect(url) as silent:
+        assert b"" == await silent.rest()
+
+
 async def test_a_head_that_trickles_has_a_deadline(upstream: ScriptedUpstream) -> None:
-    config = {"sinks": [], "recorder": {"mode": "none"}, "upstreams": {"anthropic": {"url": upstream.url}}}
-    app = create_app(config, raw_request_bodies=True)
-    async with open_doors(app, listening.bind("127.0.0.1", 0), pause=0, head_timeout=0.1) as doors:
-        url = f"http://127.0.0.1:{doors.port}"
-        async with connect(url) as idle, connect(url) as slow:
-            await idle.send(length("2"))
-            assert 200 == (await idle.answer()).status
-            await slow.send(f"POST {PATH} HTTP/1.1\r\nHost: g\r\nx-api-key: {CANARY}".encode())
-            answer = await slow.answer()
-            assert (408, "request_timeout") == (answer.status, answer.field("x-sidestream-error"))
-            assert not await slow.rest()
-            await idle.send(length("2"))
-            assert 200 == (await idle.answer()).status
+    async with served(upstream, head_timeout=0.1) as url, connect(url) as idle, connect(url) as slow:
+        await idle.send(length("2"))
+        assert 200 == (await idle.answer()).status
+        await slow.send(f"POST {PATH} HTTP/1.1\r\nHost: g\r\nx-api-key: {CANARY}".encode())
+        answer = await slow.answer()
+        assert (408, "request_timeout") == (answer.status, answer.field("x-sidestream-error"))
+        assert not await slow.rest()
+        await idle.send(length("2"))
+        assert 200 == (await idle.answer()).status
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,9 @@ class FrontDoor(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes of a request."""
+        if self._leaving:
+            self._throw_away(data)
+            return
         if self._idle and data and self._content.is_eof():  # else the rest of a body that has been answered
             self._idle = False
             self._taken, self._room = 0, _HEAD
@@ -161,14 +164,19 @@ class FrontDoor(web.RequestHandler):
             if self._turn is None:
                 self._hand_on()
 
-    def begun(self, content: StreamReader, *, chunked: bool) -> None:
-        """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer."""
+    def begun(self, content: StreamReader, *, chunked: bool, last: bool) -> None:
+        """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer.
+
+        What comes behind the `last` one is nobody's. The parser, which has failed perhaps, would look at all of it.
+        """
         self._idle = False
         self._content = content
         self._chunked = chunked
         self._taken, self._room = 0, _FRAMING
         self._ahead_from = None
         self._doors.came(self)
+        if last and content.is_eof():
+            super().close()
 
     def head_overdue(self) -> None:
         """Refuse a request whose head does not come to an end."""
@@ -231,24 +239,32 @@ class FrontDoor(web.RequestHandler):
         """
         self._turn = None
         transport, content = self.transport, self._content
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._leaving:
             self._rest = _NOTHING
         while self._rest and not self._full:
             if self._taken > self._room and not self._bearable():
                 self._rest = _NOTHING
-                return
+                break
             portion, before = self._portion(self._rest), content.total_bytes
             data, self._rest = bytes(self._rest[:portion]), self._rest[portion:]
             self._taken += portion
             super().data_received(data)
             if self._overframed():
-                return
+                self._rest = _NOTHING
+                break
             fine = portion - (content.total_bytes - before) > portion // _FINE
             if self._rest and (fine or self._doors.expects(self)):
                 self._wait_a_turn()
                 return
         if not self._full:
             super().resume_reading(resume_parser=False)
+
+    def _throw_away(self, data: bytes) -> None:
+        """Read some more, so that a client's leaving is noticed at once; but not without end."""
+        self._taken += len(data)
+        if self._taken > self._room and self.transport is not None:
+            self.transport.pause_reading()
+            self._doors.deaf(self)
 
     def _wait_a_turn(self) -> None:
         """Hand the rest on later, and read no more before."""
@@ -260,11 +276,6 @@ class FrontDoor(web.RequestHandler):
     def _bearable(self) -> bool:
         """Look at what has come, and refuse what is too much."""
         content = self._content
-        if self._leaving:
-            if self.transport is not None:
-                self.transport.pause_reading()
-                self._doors.deaf(self)
-            return False
         if self._doors.expects(self):
             self._refuse_head(GatewayError(431, "head_too_large", "the request's head is too large"))
             return False
@@ -285,7 +296,6 @@ class FrontDoor(web.RequestHandler):
         content = self._content
         if content.is_eof() or self._taken - content.total_bytes <= _FRAMING + _FRAMING_PER_BYTE * content.total_bytes:
             return False
-        self._rest = _NOTHING
         content.set_exception(web.RequestPayloadError("more framing than body"))
         content.feed_eof()
         self.take_no_more()
@@ -538,7 +548,7 @@ def _announce_requests(server: web.Server, doors: Doors) -> None:
     make_request = server.request_factory
 
     def begin(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        protocol.begun(payload, chunked=message.chunked)
+        protocol.begun(payload, chunked=message.chunked, last=message.should_close)
         if doors.retiring or message.upgrade:  # aiohttp loses what comes right behind an upgrade that it does not know
             message = message._replace(should_close=True)
         if message.path[0] != "/" or message.method == "CONNECT":

@@ -217,6 +217,13 @@ async def nibbles_at_the_body(request: web.Request, handler: Handler) -> web.Str
     return await handler(request)
 
 
+async def hesitates(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What comes meanwhile waits."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+    return await handler(request)
+
+
 async def reads_the_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     await request.read()
     return await handler(request)

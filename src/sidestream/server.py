@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -67,6 +68,7 @@ _LOOK_EVERY = 1 << 18
 _UNSENT = 1 << 17
 """Bytes of an answer that the kernel takes beyond what is on its way to the client; by itself, it takes megabytes for
 one who does not read."""
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})\r\n", re.IGNORECASE)
 _NO_HEAD = b"\0"
 """What no head may contain: it ends the parser's wait for the rest of one."""
 _NOTHING = memoryview(b"")
@@ -161,8 +163,8 @@ class FrontDoor(web.RequestHandler):
         if self._full:
             self._full = False
             super().resume_reading(resume_parser)
-            if self._turn is None:
-                self._hand_on()
+            if self._rest:
+                self._wait_a_turn()  # the parser may be at work: the end of a body makes room, too
 
     def begun(self, content: StreamReader, *, chunked: bool, last: bool) -> None:
         """Learn that the handling of a request begins: with pipelining, its bytes came before the last answer.
@@ -222,14 +224,16 @@ class FrontDoor(web.RequestHandler):
     def _portion(self, data: bytes | memoryview) -> int:
         """How much of a read the parser may see before somebody looks at what it was.
 
-        Of the first one, all of it: unless it brings a chunked body, or a head that is longer still.
+        All of it, if it belongs to one body, and that one has a length: then nothing in it has to be looked for.
         """
         if not self._content.is_eof():
             return _SLICE if self._chunked else len(data)
-        if not self._doors.expects(self):
-            return len(data)
-        head, complete, _ = bytes(data[:_SLICE]).lstrip(b"\r\n").partition(b"\r\n\r\n")
-        return len(data) if complete and b"chunked" not in head.lower() else _SLICE
+        if self._taken or not self._doors.expects(self):
+            return _SLICE
+        head = bytes(data[:_SLICE])
+        end = head.find(b"\r\n\r\n") + 4
+        stated = _LENGTH.search(head, 0, end)
+        return len(data) if stated and len(data) <= end + int(stated[1]) else _SLICE
 
     def _hand_on(self) -> None:
         """Hand a read on by portions, as long as the body's reader keeps up.
@@ -247,12 +251,12 @@ class FrontDoor(web.RequestHandler):
                 break
             portion, before = self._portion(self._rest), content.total_bytes
             data, self._rest = bytes(self._rest[:portion]), self._rest[portion:]
-            self._taken += portion
+            self._taken += len(data)
             super().data_received(data)
             if self._overframed():
                 self._rest = _NOTHING
                 break
-            fine = portion - (content.total_bytes - before) > portion // _FINE
+            fine = len(data) - (content.total_bytes - before) > len(data) // _FINE
             if self._rest and (fine or self._doors.expects(self)):
                 self._wait_a_turn()
                 return
@@ -348,15 +352,22 @@ class FrontDoor(web.RequestHandler):
 
 
 class _TurnedAway(asyncio.Protocol):
-    """A connection that nothing is read of, until its client has left: `_PARTING` seconds at most."""
+    """A connection whose client has its last answer: `_LOOK_EVERY` bytes are thrown away, and it ends in `_PARTING` s."""
 
     def __init__(self, transport: asyncio.Transport, others: set[_TurnedAway]) -> None:
         self._transport = transport
         self._others = others
+        self._taken = 0
         self._end = asyncio.get_running_loop().call_later(_PARTING, self.close)
         others.add(self)
         transport.set_protocol(self)
         transport.write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        """Throw them away, and read nothing more where there are too many."""
+        self._taken += len(data)
+        if self._taken > _LOOK_EVERY:
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """It has left."""

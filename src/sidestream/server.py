@@ -352,7 +352,7 @@ class FrontDoor(web.RequestHandler):
 
 
 class _TurnedAway(asyncio.Protocol):
-    """A connection whose client has its last answer: `_LOOK_EVERY` bytes are thrown away, and it ends in `_PARTING` s."""
+    """A connection whose client has its last answer: some bytes of it are thrown away, and in `_PARTING` s it ends."""
 
     def __init__(self, transport: asyncio.Transport, others: set[_TurnedAway]) -> None:
         self._transport = transport

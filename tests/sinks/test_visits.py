@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from delivering import a_reading, a_record, a_turn
 from growing import SINK, Agent, Growing
+from sidestream.providers.jsons import weight_of
 from sidestream.sinks import policy as rules
 from sidestream.sinks.policy import NO_KEY, Policy
 from sidestream.sinks.visits import Pick, Visit, Visits
@@ -38,7 +39,8 @@ def a_visit(*settled: Delivery, settling: float = 0.0, **facts: Any) -> Visit:
 
 def stored(name: str) -> Turn:
     """Such a turn as the store tells it."""
-    return replace(turn := a_turn(name), weight=sum(len(msgspec.json.encode(each)) for each in turn.messages))
+    turn = a_turn(name)
+    return replace(turn, weight=sum(weight_of(msgspec.json.encode(each)) for each in (*turn.messages, turn.metadata)))
 
 
 def test_a_visit_saves_what_has_ended_and_claims_what_is_next(store: Store) -> None:

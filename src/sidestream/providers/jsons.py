@@ -21,6 +21,7 @@ TOO_DEEP: Final = "[nested too deeply]"
 """What stands in `clean`'s result for a container beyond `MAX_DEPTH`."""
 
 
+_BYTES_OF_VALUE: Final = 100
 _BEGIN: Final = (b"[", b"{")
 _STRUCTURE: Final = (*_BEGIN, b",")
 
@@ -80,6 +81,11 @@ def values_in(data: bytes | str) -> int:
         return strings // 2
     bare = b"".join(data.split(b'"')[::2])
     return sum(map(bare.count, _STRUCTURE))
+
+
+def weight_of(data: bytes, *, but: int = 0) -> int:
+    """About how many bytes of memory is taken by what is read out of JSON; `but` values of it are not kept."""
+    return len(data) + _BYTES_OF_VALUE * max(values_in(data) - but, 0)
 
 
 def parse(data: bytes | str) -> Any:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sidestream.providers.jsons import weight_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -36,8 +38,8 @@ class Contents:
     def __init__(self, database: Database, packer: Packer) -> None:
         self.added = 0
         """Bytes of all that was ever put in here, packed; what has gone since is not taken off."""
-        self.given = 0
-        """Bytes of all texts that were ever read."""
+        self.weighed = 0
+        """Bytes of memory, about, of all that was ever read here as JSON."""
         self._database = database
         self._packer = packer
         self._known: dict[bytes, int] = {}
@@ -67,7 +69,7 @@ class Contents:
         """The same, of a row that was read together with others; None where it is not there."""
         pieces = self._unpacked(number, blob)
         text = b"".join(piece if isinstance(piece, bytes) else self._part(piece) for piece in pieces)
-        self.given += len(text)
+        self.weighed += weight_of(text)
         return text
 
     def outline(self, blob: bytes) -> bytes:

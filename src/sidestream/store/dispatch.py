@@ -80,9 +80,9 @@ class Dispatch:
 
         Of an ambiguous delivery, where to look for what was sent (`Turn.remote`).
         """
-        before = self._turns.given
+        before = self._turns.weighed
         turn = self._turn(delivery, unit)
-        return replace(turn, weight=turn.weight or self._turns.given - before)
+        return replace(turn, weight=turn.weight or self._turns.weighed - before)
 
     def _turn(self, delivery: Delivery, unit: Unit) -> Turn:
         if unit is Unit.EXCHANGE:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from sidestream.providers.jsons import weight_of
 from sidestream.store.packing import Packer
 from sidestream.traces.conversation import BEGINNINGS, CHILDREN, PUSHES, Rule
 from sidestream.traces.model import Message, Origin, Turn
@@ -61,11 +62,12 @@ class Turns:
         self._database = database
         self._contents = contents
         self._packer = Packer()
+        self._facts_weighed = 0
 
     @property
-    def given(self) -> int:
-        """Bytes of all that turns were ever said here to have added, as JSON."""
-        return self._contents.given
+    def weighed(self) -> int:
+        """Bytes of memory, about, of all messages and facts that were ever read here."""
+        return self._contents.weighed + self._facts_weighed
 
     def turn(self, sequence: int) -> Turn:
         """What a turn added; `LookupError` if it is not there."""
@@ -177,7 +179,9 @@ class Turns:
 
     def _facts(self, sequence: int, packed: bytes) -> dict[str, Any]:
         try:
-            return dict(msgspec.json.decode(self._packer.expand(packed)))
+            text = self._packer.expand(packed)
+            self._facts_weighed += weight_of(text)
+            return dict(msgspec.json.decode(text))
         except ValueError as error:
             raise LookupError(f"the facts of turn {sequence} are not there, or damaged") from error
 

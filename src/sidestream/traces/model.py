@@ -106,7 +106,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     remote: str | None = None
     """For `Unit.TRACE`: what the destination calls the trace that this is to be appended to; None for a new one."""
     weight: int = 0
-    """About how many bytes its messages have as JSON, or take in memory; 0 where nobody has counted."""
+    """About how many bytes of memory its messages and its metadata take; 0 where nobody has counted."""
     told_until: int = 0
     """For `Unit.TRACE`: the time of the last of `messages`, in microseconds since 1970. Each has a ``timestamp``."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sidestream.providers.decoding import LIMIT, decode
-from sidestream.providers.jsons import clean, clean_text, text_of, values_in
+from sidestream.providers.jsons import clean, clean_text, text_of, weight_of
 from sidestream.traces.clues import clues, is_summary
 from sidestream.traces.conversation import Call, cut_text
 from sidestream.traces.model import Reading
@@ -31,10 +31,9 @@ _MOST_DIGESTS: Final = 64
 _MOST_DIGESTED: Final = 1 << 20
 """Bytes of JSON in what these are digests of; in memory it can be some thirty times as many."""
 _LARGE: Final = 1 << 16
-_BYTES_OF_VALUE: Final = 100
 _DELTA: Final = b"_delta\ndata:"
 _VALUES_OF_DELTA: Final = 5
-"""What `values_in` finds in an event that appends to a text."""
+"""What `weight_of` finds in an event that appends to a text."""
 _DIGITS: Final = 3
 """Nobody tries a thousand times."""
 
@@ -104,8 +103,7 @@ def understand(record: Record, provider: Provider, *, limit: int = LIMIT) -> Rea
 
 def _weight(body: bytes) -> int:
     """About how many bytes of memory is taken by what is read out of a body. The pieces of a text become one."""
-    values = values_in(body) - _VALUES_OF_DELTA * body.count(_DELTA)
-    return len(body) + _BYTES_OF_VALUE * max(values, 0)
+    return weight_of(body, but=_VALUES_OF_DELTA * body.count(_DELTA))
 
 
 class _Digests:

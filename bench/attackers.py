@@ -114,8 +114,8 @@ async def _chunk_extensions(_reader: asyncio.StreamReader, writer: asyncio.Strea
 async def _stalled(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Nobody reads; asyncio stops to, after two buffers of 64 KB.
 
-    Buffers on the way take up to 2 MB. They come over four seconds: a machine that has to find all of that memory within
-    one second is slow for everybody, beside the gateway, too.
+    Buffers on the way take up to 2 MB. They come over four seconds: a machine that has to find all of that memory
+    within one second is slow for everybody, beside the gateway, too.
     """
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     writer.write(_post("[mock e=0 d=0 b=1 n=4000000]"))

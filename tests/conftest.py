@@ -6,6 +6,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from doubles import Witness, captures, ordinary_statuses
 from sidestream.testing import ScriptedUpstream
@@ -13,6 +14,9 @@ from sidestream.testing import ScriptedUpstream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
     from pathlib import Path
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -555,7 +555,7 @@ SECTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.dictionaries(WORDS, VALUES) | SECTIONS)
 def test_any_mapping_loads_or_is_refused(source: dict[str, Any]) -> None:
     """Nothing but `ConfigError` ever comes out, and what loads is complete."""

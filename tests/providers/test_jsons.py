@@ -145,7 +145,7 @@ def test_strings_are_values_too_and_many_of_them_are_not_even_cut_out() -> None:
     assert values_in('["",' + '"",' * 2_000_000) > MOST_VALUES
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_structure_inside_of_strings_does_not_count_in_a_large_document(document: object) -> None:
     bare = json.dumps(json.loads(json.dumps(document)), ensure_ascii=True)

@@ -339,9 +339,7 @@ SCRIPTS += [{"status": status, "store": True, "path": "/messages"} for status in
 SCRIPTS += [{"status": 429}, {"status": 503}, {"status": 503, "method": "GET"}, {"hang": True, "method": "GET"}]
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(SCRIPTS), max_size=6), st.sets(st.integers(1, 9), max_size=2))
 async def test_a_run_of_ten_turns_is_one_trace_whatever_the_explorer_does(
     scripts: list[dict[str, Any]], restarts: set[int]

@@ -195,7 +195,7 @@ def expected(world: World) -> dict[str, tuple[str, str | None]]:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 25))
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=35)
 def test_runs_are_found_again_in_order(random: Random, steps: int) -> None:
     world = run(random, steps)
     with Conversed() as known:
@@ -204,7 +204,7 @@ def test_runs_are_found_again_in_order(random: Random, steps: int) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 15))
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=35)
 def test_runs_are_found_again_in_any_order(random: Random, steps: int) -> None:
     world = run(random, steps)
     calls = list(world.calls)
@@ -215,7 +215,7 @@ def test_runs_are_found_again_in_any_order(random: Random, steps: int) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_order_of_arrival_changes_nothing_at_all(random: Random, steps: int) -> None:
     world = run(random, steps)
     calls = list(world.calls)

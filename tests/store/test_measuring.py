@@ -168,7 +168,7 @@ class World:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_runs_are_what_their_turns_come_to_whatever_happens(random: Random, steps: int) -> None:
     world = World(random)
     for _ in range(steps):

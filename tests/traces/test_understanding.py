@@ -223,7 +223,7 @@ def test_every_stream_makes_an_encodable_reading(name: str) -> None:
     assert made.turn().messages == sent["messages"]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     request_body=st.binary() | st.just(REQUEST),
     response_body=st.binary()

@@ -359,7 +359,7 @@ def written(story: list[dict[str, Any]]) -> bytes:
     return "".join(f"event: {event.get('type', 'x')}\ndata: {json.dumps(event)}\n\n" for event in story).encode()
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(start=starts, story=st.lists(events, max_size=12))
 def test_whatever_events_come_the_message_equals_the_sdks_where_it_makes_one(start: Any, story: list[Any]) -> None:
     body = written([start, *story])
@@ -371,14 +371,14 @@ def test_whatever_events_come_the_message_equals_the_sdks_where_it_makes_one(sta
     assert comparable(assembled.message) == expected
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(start=starts, story=coherent())
 def test_arguments_cut_anywhere_are_what_the_sdk_shows(start: Any, story: list[Any]) -> None:
     body = written([start | {"message": start["message"] | {"content": []}}, *story])
     assert comparable(assemble(body).message) == sdk_message(body)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(story=st.lists(events | starts, max_size=12), junk=st.lists(st.binary(max_size=30)))
 def test_no_stream_makes_it_raise(story: list[Any], junk: list[bytes]) -> None:
     body = written(story)

@@ -123,7 +123,7 @@ HABITS = [
 ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(message=MESSAGES, habits=st.sets(st.sampled_from(HABITS)))
 def test_no_habit_of_clients_changes_what_a_message_is_known_by(
     message: tuple[str, list[Json]], habits: set[Callable[[list[Json], str], None]]
@@ -148,7 +148,7 @@ def _changes(value: Any) -> list[Callable[[], None]]:
     return changes
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(message=MESSAGES, data=st.data())
 def test_each_change_to_what_is_said_makes_another_message(
     message: tuple[str, list[Json]], data: st.DataObject

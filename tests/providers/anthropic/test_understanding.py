@@ -395,7 +395,7 @@ REQUESTS = SHAPES | st.fixed_dictionaries({"system": SHAPES, "messages": st.list
 ANSWERS = SHAPES | st.fixed_dictionaries({"type": st.just("message"), "content": SHAPES, "usage": SHAPES, "id": SHAPES})
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(request=REQUESTS, answer=ANSWERS, status=st.sampled_from([None, 200, 400]), cut=st.integers(0, 400))
 def test_no_json_makes_it_raise_and_what_comes_out_is_strict_json(
     request: Any, answer: Any, status: int | None, cut: int
@@ -408,7 +408,7 @@ def test_no_json_makes_it_raise_and_what_comes_out_is_strict_json(
         assert all(said.shown for said in understood.asked)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     story=st.lists(
         st.fixed_dictionaries(

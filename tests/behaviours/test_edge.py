@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from raw_requests import CANARY, END, PATH, REFUSED, RELAYED, Refused, Relayed, Seen, chunks, length, request
 from rawhttp import RawClient, connect, exchange
-from sidestream import create_app, server
+from sidestream import create_app, edge, server
 from sidestream.processes import listening
 from sidestream.server import open_doors
 from sidestream.testing import ScriptedUpstream, gateway
@@ -232,7 +232,7 @@ async def test_who_is_refused_while_sending_can_read_why_and_is_not_listened_to(
     url: str, monkeypatch: pytest.MonkeyPatch, flood: bytes
 ) -> None:
     """Reading stops: what is sent then stays unsent until the connection ends."""
-    monkeypatch.setattr(server, "_PARTING", 1.0)
+    monkeypatch.setattr(edge, "_PARTING", 1.0)
     async with connect(url) as client:
         await client.send(flood)
         assert 400 == (await client.answer()).status

@@ -70,6 +70,7 @@ class FrontDoor(web.RequestHandler):
         "_full",
         "_idle",
         "_leaving",
+        "_pauses_late",
         "_refusal",
         "_rest",
         "_room",
@@ -86,6 +87,7 @@ class FrontDoor(web.RequestHandler):
         self._content: StreamReader = EMPTY_PAYLOAD
         self._chunked = False
         self._full = False
+        self._pauses_late = False
         self._rest = _NOTHING
         self._turn: asyncio.Handle | None = None
         self._taken = 0
@@ -134,8 +136,13 @@ class FrontDoor(web.RequestHandler):
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on; aiohttp says so for each piece that its reader takes, whether or not reading has paused."""
-        if self._full:
+        """Go on; aiohttp says so for each piece that its reader takes, whether or not reading has paused.
+
+        A body may end while reading pauses. Then the parser pauses once more within a later one, unasked.
+        """
+        if self._full and not resume_parser:
+            self._pauses_late = True
+        if self._full or self._pauses_late:
             self._full = False
             super().resume_reading(resume_parser)
             if self._rest:

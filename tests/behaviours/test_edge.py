@@ -192,6 +192,18 @@ async def test_what_waits_behind_a_body_of_many_chunks_is_parsed_after_it(
     assert [b"abcde" * count, b"y" * 9000, b"next"] == [each.body for each in seen(upstream)]
 
 
+@pytest.mark.parametrize("count", [4096, 4097, 4098])
+async def test_after_a_body_of_many_chunks_the_next_one_is_read_to_its_end(
+    upstream: ScriptedUpstream, count: int
+) -> None:
+    """Where the last chunk was one too many, aiohttp's parser pauses in the next body."""
+    async with gateway(upstream.url, middlewares=["doubles:hesitates"]) as url, connect(url) as client:
+        for body in (b"5\r\nabcde\r\n" * count, b"5\r\nhello\r\n", b"5\r\nagain\r\n"):
+            await client.send(chunks(body + END))
+            assert 200 == (await client.answer()).status
+    assert [b"abcde" * count, b"hello", b"again"] == [each.body for each in seen(upstream)]
+
+
 async def test_a_body_of_large_chunks_is_not_taken_for_framing(url: str, upstream: ScriptedUpstream) -> None:
     """Each is a read by itself, and a byte longer than what is parsed at once."""
     chunk = b"ffa\r\n" + bytes(0xFFA) + b"\r\n"

@@ -580,6 +580,36 @@ async def test_a_client_that_resets_while_the_upstream_takes_nothing_is_gone(can
         full.set()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells of a client that nobody reads from")
+async def test_a_client_that_leaves_while_the_rest_of_its_body_is_wanted_by_nobody_is_gone(cancelling: bool) -> None:
+    """The upstream has begun to answer, and says no more."""
+    ended = asyncio.Event()
+
+    async def script(_received: Received, connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + chunk(EVENT))
+        await ended.wait()
+
+    async with ScriptedUpstream(script, early=True) as upstream:
+        async with gateway(upstream.url, middlewares=["doubles:Witness"], handler_cancellation=cancelling) as url:
+            async with connect(url) as client:
+                with pytest.raises(TimeoutError):  # it fills every buffer on the way, and then blocks
+                    async with asyncio.timeout(1):
+                        await client.send(post(bytes(60 << 20)))
+                await client.until(EVENT)
+                client.reset()
+                assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
+        ended.set()
+
+
+async def test_an_upstream_may_answer_before_there_is_any_of_a_body() -> None:
+    async def refuse(_received: Received, connection: Connection) -> None:
+        await connection.send(response(b"no", status="401 Unauthorized"))
+
+    async with ScriptedUpstream(refuse, early=True) as upstream, gateway(upstream.url) as url, connect(url) as client:
+        await client.send(post(bytes(10))[:-10])
+        assert (401, b"no") == ((answer := await client.answer()).status, answer.body)
+
+
 WHOLE = {  # a response, what of it may pass before its end, and the end
     "chunked": (STREAM_HEAD + chunk(EVENT) + chunk(b""), EVENT, b"0\r\n\r\n"),
     "content-length": (response(EVENT + b"!"), EVENT, b"!"),

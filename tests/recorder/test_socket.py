@@ -52,6 +52,14 @@ async def test_what_a_killed_recorder_left_is_replaced(tmp_path: Path) -> None:
             assert 0 == (await answer.json())["received"]
 
 
+async def test_what_a_relay_lets_through_is_not_too_long_for_a_recorder(tmp_path: Path) -> None:
+    async with Running(a_config(tmp_path)) as running, client(Directory(tmp_path / "data").socket) as session:
+        await running.plane()
+        long = "a" * ((1 << 16) - 100)
+        async with session.get(f"{URL}/status?{long}", headers={"x-long": long}) as answer:
+            assert 200 == answer.status
+
+
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Temporary files have a folder of their own, with a short name."""

@@ -41,6 +41,8 @@ _LARGEST_MESSAGE = 4 << 20
 _LARGEST_IMPORT = 512 << 20
 _HEARTBEAT = 10.0
 _RETRY = 1.0
+_PARSING: dict[str, Any] = {"max_field_size": 1 << 17, "max_headers": 300, "max_line_size": 1 << 17}
+"""More than a relay lets through: what it refuses has been refused there, with an answer that fits."""
 
 _PLANE: web.AppKey[Plane] = web.AppKey("plane")
 _STAGE: web.AppKey[Stage] = web.AppKey("stage")
@@ -60,7 +62,7 @@ async def listening(plane: Plane, path: Path, stage: Stage) -> AsyncIterator[Non
     app.router.add_post(PATHS[Delete], _delete)
     app.router.add_post(PATHS[Reprocess], _reprocess)
     app.add_subapp(MOUNT, viewer_app(stage))
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1, **_PARSING)
     await runner.setup()
     await _bound(runner, path)
     keeping = spawn(_keep(runner, path), name="recorder socket")

@@ -160,6 +160,7 @@ class Answer:
             else:
                 sent()
         else:
+            writer.send_headers()  # an upstream may answer before there is any of it
             self._sending = spawn(self._copy(writer, body, sent), name="upload")
 
     async def receive(self) -> None:

@@ -101,7 +101,9 @@ class _Relay:
     def check(self, now: float) -> None:
         """Interrupt the relay when its client has gone or a limit has passed."""
         limit, steps = self._waiting.limit, self._waiting.steps
-        if self._client_gone() or (limit == "write" and not self._upload.answered and self._client_closed()):
+        # Who is not read from is not seen to leave: the upstream takes no more, or has answered before the body's end.
+        unread = not self._request.content.is_eof() if self._upload.answered else limit == "write"
+        if self._client_gone() or (unread and self._client_closed()):
             self._interrupt(ClientDisconnected("the client closed the connection"))
         elif steps != self._swept or not limit:
             self._swept = steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -156,8 +157,9 @@ async def test_not_ready_while_strict_durability_cannot_be_given(upstream: Scrip
     (tmp_path / "data").write_text("a file in the way")
     settings = {"mode": "external", "dir": str(tmp_path / "data"), "durability": "strict", "min_free": 0}
     async with gateway(upstream.url, recorder=settings) as url:
-        await exchange(url, post())
-        await exchange(url, post())
+        for _ in range(2):
+            with contextlib.suppress(asyncio.IncompleteReadError):  # one that began before the journal failed is cut
+                await exchange(url, post())
         refused = (503, {"ready": False, "reason": "recording_unavailable"})
         assert refused == await asked(url, "ready")
         assert 200 == (await get(url, "health")).status

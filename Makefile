@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 LONG   := tests/browser tests/sinks/test_kill.py tests/store/test_occurring.py \
           $(addprefix tests/test_,bench.py fuzzed_edge.py tailing.py) \
           $(addprefix tests/behaviours/test_,bombs.py chaos.py deliveries.py edge_load.py limits_sdk.py \
-          nginx_differential.py origins.py recovery.py tls.py tls_process.py)
+          nginx_differential.py origins.py recovery.py secrets.py tls.py tls_process.py)
 WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .DEFAULT_GOAL := help

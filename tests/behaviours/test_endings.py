@@ -15,7 +15,7 @@ from aiohttp import web
 
 import doubles
 from doubles import Witness
-from rawhttp import KEYS, PATH, connect, exchange, post
+from rawhttp import KEYS, PATH, RawClient, connect, exchange, post
 from sidestream import GatewayError, Outcome, mount
 from sidestream.testing import ScriptedUpstream, gateway, running
 from sidestream.testing.upstream import STREAM_HEAD, Connection, Received, chunk, response
@@ -561,6 +561,13 @@ async def test_a_body_that_only_a_reset_ends_is_a_broken_transfer(upstream: Scri
         assert await Witness.ending() is Outcome.UPSTREAM_FAILED
 
 
+async def fill_the_way(client: RawClient) -> None:
+    """Send until every buffer on the way is full."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await client.send(post(bytes(60 << 20)))
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells of a client that nobody reads from")
 async def test_a_client_that_resets_while_the_upstream_takes_nothing_is_gone(cancelling: bool) -> None:
     full = asyncio.Event()
@@ -572,9 +579,7 @@ async def test_a_client_that_resets_while_the_upstream_takes_nothing_is_gone(can
     async with ScriptedUpstream(script, early=True) as stalled:
         async with gateway(stalled.url, middlewares=["doubles:Witness"], handler_cancellation=cancelling) as url:
             async with connect(url) as client:
-                with pytest.raises(TimeoutError):  # it fills every buffer on the way, and then blocks
-                    async with asyncio.timeout(1):
-                        await client.send(post(bytes(60 << 20)))
+                await fill_the_way(client)
                 client.reset()
                 assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED
         full.set()
@@ -592,9 +597,7 @@ async def test_a_client_that_leaves_while_the_rest_of_its_body_is_wanted_by_nobo
     async with ScriptedUpstream(script, early=True) as upstream:
         async with gateway(upstream.url, middlewares=["doubles:Witness"], handler_cancellation=cancelling) as url:
             async with connect(url) as client:
-                with pytest.raises(TimeoutError):  # it fills every buffer on the way, and then blocks
-                    async with asyncio.timeout(1):
-                        await client.send(post(bytes(60 << 20)))
+                await fill_the_way(client)
                 await client.until(EVENT)
                 client.reset()
                 assert await Witness.ending() is Outcome.CLIENT_DISCONNECTED

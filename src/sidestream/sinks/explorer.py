@@ -32,6 +32,7 @@ from sidestream.sinks.explorer_trace import TurnSearch
 from sidestream.sinks.key_file import KeyFile, is_sendable
 from sidestream.traces.model import Unit
 from sidestream.wire.calling import Calls
+from sidestream.wire.upload import in_pieces
 from sidestream.wire.upstream import CleanConnector, Limits, Upstream
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ _SETTLE = Duration(10)
 _CONNECT_SECONDS = 10.0
 _IN_THREAD_FROM = 256 << 10
 _IN_PIECES_FROM = 256 << 10
-_PIECE = 64 << 10
 _LIST_SECONDS = 600.0
 # Shorter than any server's of note (uvicorn: 5 s), or a push would meet a connection that is just being closed.
 _KEEPALIVE_SECONDS = 2.0
@@ -195,7 +195,7 @@ class Explorer(Sink):
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
         async with asyncio.timeout(self._timeout):
-            data = body if len(body) < _IN_PIECES_FROM else _in_pieces(body)
+            data = body if len(body) < _IN_PIECES_FROM else in_pieces(body)
             answer = await self._calls.call("POST", path, headers, data, _nothing)
             with contextlib.closing(answer):
                 yield answer
@@ -221,12 +221,6 @@ def _headers(authorization: str) -> CIMultiDict[str]:
     return CIMultiDict(
         {"Accept": "*/*", "Accept-Encoding": "identity", "Authorization": authorization, "User-Agent": SERVER_SOFTWARE}
     )
-
-
-async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A long body: in one write, it would be copied as a whole while everything else waits."""
-    for start in range(0, len(body), _PIECE):
-        yield body[start : start + _PIECE]
 
 
 def _nothing() -> None:

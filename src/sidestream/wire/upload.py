@@ -48,7 +48,7 @@ class Upload:
         if request.content_length not in {None, len(data)}:
             raise _consumed()
         if len(data) > _ONE_WRITE:
-            return self._sending(_in_pieces(data))
+            return self._sending(in_pieces(data))
         self._exchange.request_chunk(data)
         return data
 
@@ -82,7 +82,8 @@ class Upload:
             self._exchange.request_chunk(piece)
 
 
-async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
+async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
+    """A long body: in one write, it would be copied as a whole while everything else waits."""
     for start in range(0, len(data), _PIECE):
         yield data[start : start + _PIECE]
 
